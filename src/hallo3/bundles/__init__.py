@@ -1,0 +1,1 @@
+"""Model folders: load, save, convert, verify, download."""

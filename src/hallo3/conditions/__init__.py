@@ -1,0 +1,1 @@
+"""What a person has (portrait, speech, text) → the tensors that the networks take."""

@@ -1,0 +1,1 @@
+"""Meters and metrics as plain functions over arrays."""

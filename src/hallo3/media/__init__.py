@@ -1,0 +1,1 @@
+"""Reading and writing images, sound and video; provenance marks."""

@@ -1,0 +1,1 @@
+"""Devices, dtypes and memory: one adapter over what diffusers offers."""

@@ -1,0 +1,1 @@
+"""The published schedule and solver, and guidance."""

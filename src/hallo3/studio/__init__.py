@@ -1,0 +1,1 @@
+"""Draws talking portraits with ground truth; only draws."""
