@@ -1,0 +1,86 @@
+"""Which device and which number format a run uses, and whether its memory suffices."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from ..errors import UserError
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto` is a GPU where there is one, else the CPU. Raises UserError for a name that is unknown or not on this machine."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: no such kind of device; use auto, cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: this torch sees {torch.cuda.device_count()} CUDA GPUs; use auto or cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"--device {name}: this torch sees no Apple GPU; use auto or cpu")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on a GPU and float32 on the CPU, where few processors multiply bfloat16 fast."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if name not in DTYPES:
+        raise UserError(f"--dtype {name}: unknown number format; use auto, {', '.join(DTYPES)}")
+    if name == "float16" and device.type == "cpu":
+        raise UserError("--dtype float16: processors compute it a hundred times slower than float32; use float32 or auto")
+    return DTYPES[name]
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a new allocation can take on `device`."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return free_host_memory()
+
+
+def free_host_memory() -> int:
+    """Bytes the system can still give this process: what the machine has left, cut by the process's own limit."""
+    limits = [_machine_memory()]
+    try:
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if soft != resource.RLIM_INFINITY:
+            limits.append(max(0, soft - _mapped_by_this_process()))
+    except (ImportError, OSError):  # not on Windows
+        pass
+    return min(limits)
+
+
+def _machine_memory() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 62  # unknown: let the allocation itself decide
+
+
+def _mapped_by_this_process() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def check_memory(needed: int, device: torch.device, what: str) -> None:
+    """Raises UserError, before anything is loaded, when `needed` bytes are more than `device` has left."""
+    free = free_memory(device)
+    if needed > free:
+        raise UserError(
+            f"{what}: needs about {needed / 1e9:.1f} GB of memory on {device}, {free / 1e9:.1f} GB are free; "
+            "close other programs, use --dtype bfloat16, or a smaller bundle"
+        )
