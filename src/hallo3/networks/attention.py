@@ -1,0 +1,157 @@
+"""Joint attention over text, video and reference tokens, and cross-attention to face or speech tokens.
+
+Both go through diffusers' attention dispatcher, so its backends and context parallelism apply. What a condition gives
+to a layer is one tensor, its *keys and values* `(..., m, 2, heads, head_dim)`; it does not depend on the sampling step
+and can be kept.
+"""
+
+from typing import Any
+
+import torch
+from diffusers.models.attention import AttentionModuleMixin
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.embeddings import apply_rotary_emb
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .embeddings import Rotary, start_at_zero
+
+
+class FusedLinear(nn.Linear):
+    """Several projections of one input, stacked along the output; the first ones can be left out."""
+
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """`(..., in_features)` → `(..., out_features − start)`: the outputs from `start` on."""
+        if start == 0:
+            return super().forward(x)
+        return F.linear(x, self.weight[start:], self.bias[start:])
+
+
+def _rotate(x: Tensor, tables: Any) -> Tensor:
+    """Rotary embedding of `(B, m, heads, head_dim)` with tables `(m, head_dim)`; adjacent channels are pairs."""
+    return apply_rotary_emb(x, tables, sequence_dim=1)  # type: ignore[return-value]
+
+
+class JointAttentionProcessor:
+    """Attention of text and video queries to text, video and reference keys."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(
+        self, attn: "JointAttention", video: Tensor, text: Tensor, rotary: Rotary, reference: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        text_q, text_k, text_v = attn.heads_of(attn.to_qkv(text))
+        video_q, video_k, video_v = attn.heads_of(attn.to_qkv(video.flatten(1, 2)))
+        tables = rotary[0].flatten(0, 1), rotary[1].flatten(0, 1)
+        video_q, video_k = _rotate(attn.norm_q(video_q), tables), _rotate(attn.norm_k(video_k), tables)
+        keys, values = [attn.norm_k(text_k), video_k], [text_v, video_v]
+        if reference is not None:
+            reference_k, reference_v = reference.expand(len(video), *reference.shape[1:]).unbind(2)
+            keys.append(reference_k)
+            values.append(reference_v)
+        out = dispatch_attention_fn(
+            torch.cat([attn.norm_q(text_q), video_q], 1),
+            torch.cat(keys, 1),
+            torch.cat(values, 1),
+            backend=self._attention_backend,
+            parallel_config=self._parallel_config,
+        )
+        text_out, video_out = attn.to_out(out.flatten(2)).split([text.shape[1], video_q.shape[1]], 1)
+        return video_out.unflatten(1, video.shape[1:3]), text_out
+
+
+class JointAttention(nn.Module, AttentionModuleMixin):
+    """Joint attention of one layer: fused q, k, v; norms per head; rotary embedding on video only."""
+
+    _default_processor_cls: Any = JointAttentionProcessor
+    _available_processors: list[Any] = [JointAttentionProcessor]  # noqa: RUF012
+    _supports_qkv_fusion = False  # it is fused already
+
+    def __init__(self, width: int, heads: int, head_dim: int):
+        super().__init__()
+        self.heads = heads
+        self.to_qkv = FusedLinear(width, 3 * heads * head_dim)
+        self.norm_q = nn.LayerNorm(head_dim, eps=1e-6)
+        self.norm_k = nn.LayerNorm(head_dim, eps=1e-6)
+        self.to_out = nn.Linear(heads * head_dim, width)
+        self.processor: Any = JointAttentionProcessor()
+
+    def heads_of(self, fused: Tensor) -> tuple[Tensor, ...]:
+        """`(B, m, k·heads·head_dim)` → k tensors `(B, m, heads, head_dim)`."""
+        head_dim = self.norm_q.normalized_shape[0]
+        return fused.unflatten(-1, (-1, self.heads, head_dim)).unbind(-3)
+
+    def reference_key_value(self, feature: Tensor) -> Tensor:
+        """Reference feature `(B, n, width)` → `(B, n, 2, heads, head_dim)`; no queries are computed.
+
+        The feature is normed and modulated already, and its keys are not rotated.
+        """
+        queries = self.to_out.in_features
+        # An adapter or a quantised layer in its place has no way to leave rows out.
+        fused = self.to_qkv(feature, queries) if isinstance(self.to_qkv, FusedLinear) else self.to_qkv(feature)
+        key, value = self.heads_of(fused)[-2:]
+        return torch.stack([self.norm_k(key), value], -3)
+
+    def forward(
+        self, video: Tensor, text: Tensor, rotary: Rotary, reference: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Video `(B, T, n, width)`, text `(B, L, width)`, keys and values of the reference → outputs for both."""
+        return self.processor(self, video, text, rotary, reference)
+
+
+class CrossAttentionProcessor:
+    """Attention of the video tokens of each latent frame to the tokens of a condition.
+
+    It has no parallel configuration: with the tokens of every latent frame spread over several devices it stays local.
+    """
+
+    _attention_backend = None
+
+    def __call__(
+        self, attn: "CrossAttention", video: Tensor, key_value: Tensor, rotary: Rotary, norm_q: nn.Module
+    ) -> Tensor:
+        batch, frames, tokens, _ = video.shape
+        groups = key_value.shape[1]
+        query = norm_q(attn.to_q(video).unflatten(-1, (attn.heads, -1)))
+        query = _rotate(query.flatten(0, 1), (rotary[0][0], rotary[1][0]))
+        key, value = key_value.expand(batch, *key_value.shape[1:]).flatten(0, 1).unbind(2)
+        out = dispatch_attention_fn(
+            # Frames with the same keys attend together.
+            query.reshape(batch * groups, frames // groups * tokens, *query.shape[2:]),
+            key,
+            value,
+            backend=self._attention_backend,
+        )
+        return attn.to_out(out.flatten(2).reshape(batch, frames, tokens, -1))
+
+
+class CrossAttention(nn.Module, AttentionModuleMixin):
+    """Cross-attention from video tokens to face or speech tokens (paper: face attention, audio attention).
+
+    Queries and keys are normed by the layer's joint attention, whose norms are handed in; queries are rotated with the
+    positions of the first latent frame, keys are not.
+    """
+
+    _default_processor_cls: Any = CrossAttentionProcessor
+    _available_processors: list[Any] = [CrossAttentionProcessor]  # noqa: RUF012
+    _supports_qkv_fusion = False
+    is_cross_attention = True
+
+    def __init__(self, width: int, heads: int, head_dim: int, token_dim: int):
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, heads * head_dim)
+        self.to_kv = nn.Linear(token_dim, 2 * heads * head_dim)
+        self.to_out = nn.Linear(heads * head_dim, width)
+        start_at_zero(self.to_out)
+        self.processor: Any = CrossAttentionProcessor()
+
+    def key_value(self, tokens: Tensor, norm_k: nn.Module) -> Tensor:
+        """Tokens `(B, g, m, token_dim)` → `(B, g, m, 2, heads, head_dim)`."""
+        key, value = self.to_kv(tokens).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        return torch.stack([norm_k(key), value], -3)
+
+    def forward(self, video: Tensor, key_value: Tensor, rotary: Rotary, norm_q: nn.Module) -> Tensor:
+        """Video `(B, T, n, width)` → `(B, T, n, width)`; `g` is T (own tokens for each latent frame) or 1 (shared)."""
+        return self.processor(self, video, key_value, rotary, norm_q)
