@@ -4,10 +4,11 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from hallo3.bundles.names import denoiser_config_from_state, denoiser_key_map, reference_key_map
-from hallo3.networks import Hallo3Transformer3DModel, ReferenceNetwork
 from safetensors.torch import load_file
 from torch import Tensor
+
+from hallo3.bundles.names import denoiser_config_from_state, denoiser_key_map, reference_key_map
+from hallo3.networks import Hallo3Transformer3DModel, ReferenceNetwork
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "dit"
 TINY = {
@@ -26,9 +27,16 @@ TINY = {
     "face_tokens": 3,
     "face_token_dim": 5,
 }
-REFERENCE_KEYS = (
-    "num_layers num_attention_heads attention_head_dim in_channels patch_size time_embed_dim text_embed_dim position_rows"
-).split()
+REFERENCE_KEYS = {
+    "num_layers",
+    "num_attention_heads",
+    "attention_head_dim",
+    "in_channels",
+    "patch_size",
+    "time_embed_dim",
+    "text_embed_dim",
+    "position_rows",
+}
 
 
 def published_state(prefix: str) -> dict[str, Tensor]:
