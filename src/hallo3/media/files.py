@@ -1,0 +1,100 @@
+"""Files named by people: checked before they are read or written, so that a mistake costs one line and no work."""
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import UserError
+
+
+def require_file(path: str | os.PathLike[str], what: str) -> Path:
+    """The path of a readable file that is not empty.
+
+    `what` names the file's part in the job ("portrait", "speech") in the message.
+    Raises UserError if there is no such file, or it is a folder, a device, empty or not readable.
+    """
+    path = Path(path)
+    try:
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise UserError(f"{path}: the {what} is a folder; name a file")
+        if not stat.S_ISREG(found.st_mode):
+            raise UserError(f"{path}: the {what} is not a plain file; copy it to one first")
+        if found.st_size == 0:
+            raise UserError(f"{path}: the {what} is an empty file; copy or record it again")
+        with open(path, "rb"):
+            pass
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; check the path of the {what}") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        raise UserError(
+            f"{path}: the {what} cannot be read ({_reason(error)}); check the path and its rights"
+        ) from None
+    return path
+
+
+def ensure_writable(path: str | os.PathLike[str]) -> Path:
+    """The path of a video that can be written: `.mp4`, in a folder that exists and takes new files.
+
+    Whether an existing file may be replaced is the caller's decision.
+    Raises UserError otherwise.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: the output is a folder; name a file in it, as in {path / 'video.mp4'}")
+    if path.suffix.lower() != ".mp4":
+        raise UserError(f"{path}: the output must end in .mp4; only MP4 is written")
+    folder = path.parent
+    if not folder.exists():
+        raise UserError(f"{path}: there is no folder {folder}; make it first")
+    if not folder.is_dir():
+        raise UserError(f"{path}: {folder} is not a folder; choose another place for the output")
+    try:
+        # Tried, not asked: rights, a read-only or full disk and a name too long all show here.
+        descriptor, trial = tempfile.mkstemp(prefix=f"{path.name}.part.state.", dir=folder)
+        os.close(descriptor)
+        os.unlink(trial)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({_reason(error)}); choose another place for the output") from None
+    return path
+
+
+@contextmanager
+def writing(path: Path, kept: str) -> Iterator[None]:
+    """Turns any failure of the disk (full, quota, gone) into a UserError; `kept` says what is left and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({_reason(error)}); {kept}") from error
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes a whole file so that, after any interruption, either the old or the new one is there, never a part."""
+    draft = path.with_name(path.name + ".tmp")
+    with open(draft, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename in this folder last through a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # Some network folders cannot; the rename itself has been done.
+    finally:
+        os.close(descriptor)
+
+
+def _reason(error: Exception) -> str:
+    """The system's own words, without the path that it repeats."""
+    return (getattr(error, "strerror", None) or str(error)).lower()
