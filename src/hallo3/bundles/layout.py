@@ -5,7 +5,8 @@ safetensors. A bundle may be partial (only some parts were converted); its index
 """
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ def _load_part(folder: Path, part: Part, pair: tuple[str, str], dtype: torch.dty
         # safetensors only: a pickle may run code, and bundles come from strangers.
         options |= {"use_safetensors": True, "output_loading_info": True}
     try:
-        loaded = part_class(pair).from_pretrained(folder, **options)
+        with quiet_loaders():
+            loaded = part_class(pair).from_pretrained(str(folder), **options)
     except (UserError, MemoryError):
         raise
     except Exception as error:
@@ -119,6 +121,26 @@ def _load_part(folder: Path, part: Part, pair: tuple[str, str], dtype: torch.dty
             names = sorted(str(key) for key in report[f"{fault}_keys"])
             raise UserError(f"{folder}: {len(names)} {fault} tensors ({names[0]}, …); copy or convert the bundle again")
     return model.eval()
+
+
+@contextmanager
+def quiet_loaders() -> Iterator[None]:
+    """Keeps diffusers' and transformers' progress bars and warnings to themselves: faults become UserErrors here."""
+    from diffusers.utils import logging as diffusers_log
+    from transformers.utils import logging as transformers_log
+
+    logs = (diffusers_log, transformers_log)
+    before = [(log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
+    for log in logs:
+        log.set_verbosity_error()
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log, (verbosity, bar) in zip(logs, before, strict=True):
+            log.set_verbosity(verbosity)
+            if bar:
+                log.enable_progress_bar()
 
 
 def stored_dtype(folder: Path, part: Part) -> torch.dtype:
