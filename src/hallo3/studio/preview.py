@@ -1,0 +1,49 @@
+"""A contact sheet of the studio: `python -m hallo3.studio.preview --seed 0 --out sheet.png`."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+from PIL import Image
+
+from hallo3.studio.identity import Identity
+from hallo3.studio.performance import performance
+from hallo3.studio.renderer import render
+from hallo3.studio.scene import Scene
+
+MOUTHS = ((0.0, 0.5), (0.45, 1.0), (1.0, 0.55), (0.5, 0.0))
+"""Openings and widths of a row: closed, /i/, /a/, /u/."""
+
+
+def contact_sheet(seed: int, rows: int, columns: int, height: int, width: int, style: str | None = None) -> np.ndarray:
+    """Identities in random surroundings, each with the mouths of `MOUTHS`: (rows*height, columns*4*width, 3) uint8."""
+    lines = []
+    for row in range(rows):
+        cells = []
+        for column in range(columns):
+            rng = np.random.default_rng([seed, row, column])
+            identity, scene = Identity.sample(rng), Scene.sample(rng)
+            opening, mouth_width = (np.repeat([m[k] for m in MOUTHS], 20) for k in (0, 1))
+            acted = performance(rng, opening, mouth_width, style)[::20]
+            cells.append(np.concatenate(list(render(identity, scene, acted, height, width).frames), axis=1))
+        lines.append(np.concatenate(cells, axis=1))
+    return np.concatenate(lines)
+
+
+def main() -> None:
+    """Write the sheet that the arguments ask for."""
+    parser = argparse.ArgumentParser(description="Contact sheet of drawn identities and mouths.")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", required=True, help="PNG file to write")
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--columns", type=int, default=2)
+    parser.add_argument("--height", type=int, default=128)
+    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--style", default=None, help="one of the performance styles; random if not given")
+    a = parser.parse_args()
+    Image.fromarray(contact_sheet(a.seed, a.rows, a.columns, a.height, a.width, a.style)).save(a.out)
+
+
+if __name__ == "__main__":
+    main()

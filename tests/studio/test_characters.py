@@ -1,0 +1,84 @@
+import json
+
+import numpy as np
+import pytest
+
+from hallo3.studio.captions import caption
+from hallo3.studio.identity import Identity
+from hallo3.studio.performance import FPS, STYLES, performance
+from hallo3.studio.scene import STILL_ONLY, Scene
+
+
+def test_identities_and_scenes_are_drawn_from_the_seed_and_survive_json():
+    for seed in range(20):
+        identity, again = (Identity.sample(np.random.default_rng(seed)) for _ in range(2))
+        assert identity == again == Identity.from_dict(json.loads(json.dumps(identity.to_dict())))
+        scene, same = (Scene.sample(np.random.default_rng(seed)) for _ in range(2))
+        assert scene == same == Scene.from_dict(json.loads(json.dumps(scene.to_dict())))
+
+
+def test_identities_are_diverse():
+    people = [Identity.sample(np.random.default_rng(s)) for s in range(400)]
+    for name in ("sex", "age", "skin", "hair", "hair_colour", "eye_colour", "beard", "glasses", "hat", "clothes"):
+        values = [getattr(p, name) for p in people]
+        assert len(set(values)) >= 2
+        assert max(values.count(v) for v in set(values)) < 0.92 * len(values)
+    assert not any(p.beard != "none" for p in people if p.sex == "woman" or p.age == "child")
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_scenes_can_be_forced_to_move_or_not(dynamic):
+    scenes = [Scene.sample(np.random.default_rng(s), dynamic) for s in range(60)]
+    assert {s.dynamic for s in scenes} == {dynamic}
+    if dynamic:
+        assert not {s.place for s in scenes} & STILL_ONLY
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_performances_stay_in_range(style):
+    rng = np.random.default_rng(1)
+    acted = performance(rng, np.ones(500), np.zeros(500), style)
+    assert acted.num_frames == 500 and all(a.dtype == np.float32 and np.isfinite(a).all() for a in vars(acted).values())
+    for name in ("opening", "width", "blink", "smile"):
+        assert getattr(acted, name).min() >= 0 and getattr(acted, name).max() <= 1
+    low, high = (0.6, 1.6) if style == "profile" else (0.0, 0.95)
+    turn = np.abs(np.mean(acted.yaw))
+    assert low <= turn <= high
+    assert np.abs(np.diff(acted.yaw)).max() < 0.1
+    starts = np.flatnonzero((acted.blink[1:] > 0) & (acted.blink[:-1] == 0))
+    assert 4 <= len(starts) <= 10
+    assert np.all(np.diff(starts) >= 1.9 * FPS)
+
+
+def test_performance_refuses_unequal_tracks_and_unknown_styles():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="equally long"):
+        performance(rng, np.zeros(3), np.zeros(4))
+    with pytest.raises(ValueError, match="unknown style"):
+        performance(rng, np.zeros(3), np.zeros(3), "dancing")
+
+
+def _captions(count, dynamic=None):
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        identity, scene = Identity.sample(rng), Scene.sample(rng, dynamic)
+        acted = performance(rng, np.zeros(5), np.zeros(5))
+        yield identity, scene, caption(np.random.default_rng(seed), identity, scene, acted), acted
+
+
+def test_captions_are_deterministic_varied_sentences():
+    lines = []
+    for identity, scene, line, acted in _captions(200):
+        words = caption(np.random.default_rng(len(lines)), identity, scene, acted)
+        assert words == line and line[0].isupper() and line.endswith(".") and "  " not in line and "{" not in line
+        assert identity.noun in line
+        lines.append(line)
+    assert len(set(lines)) > 190
+
+
+def test_captions_say_whether_the_surroundings_move():
+    still = ("still", "motionless", "not a leaf moves", "do not move", "does not move", "nothing moves")
+    for _, scene, line, _ in _captions(150, dynamic=False):
+        assert any(word in line.lower() for word in still), (scene.place, line)
+    for _, scene, line, _ in _captions(150, dynamic=True):
+        assert not any(word in line.lower() for word in still), (scene.place, line)
