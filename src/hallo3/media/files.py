@@ -74,11 +74,15 @@ def writing(path: Path, kept: str) -> Iterator[None]:
 def replace_file(path: Path, data: bytes) -> None:
     """Writes a whole file so that, after any interruption, either the old or the new one is there, never a part."""
     draft = path.with_name(path.name + ".tmp")
-    with open(draft, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
+    try:
+        with open(draft, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

@@ -69,7 +69,7 @@ def read_speech(path: str | os.PathLike[str], *, max_seconds: float = MAX_SECOND
     with open_media(path, "speech") as container:
         stream = sound_stream(container, path)
         rate, channels = stream.rate, min(stream.layout.nb_channels, 2)
-        kind = f"{rate} Hz, {stream.layout.nb_channels} channel(s), {stream.codec_context.name}"
+        kind = f"{_quality(rate, stream.layout.nb_channels)}, {stream.codec_context.name}"
         length = announced_length(container, stream, path)
     if length is not None and length.seconds > max_seconds:
         raise _too_long(path, max_seconds)
@@ -97,7 +97,7 @@ def speech_from_samples(samples: NDArray[np.floating], sample_rate: int, name: s
     blocks = [block[0] for block in _resample(_frames_of(original, sample_rate), SAMPLE_RATE, 1)]
     mono = np.concatenate([*blocks, np.zeros(0, np.float32)])
     _check(mono, name)
-    description = f"{name}: {len(mono) / SAMPLE_RATE:.2f} s, {sample_rate} Hz, {channels} channel(s)"
+    description = f"{name}: {len(mono) / SAMPLE_RATE:.2f} s, {_quality(sample_rate, channels)}"
     return Speech(mono, description, sample_rate, channels, original=original)
 
 
@@ -214,6 +214,10 @@ def _check(samples: NDArray[np.float32], name: str) -> None:
         raise UserError(f"{name}: the sound lasts {seconds:.2f} s; at least {MIN_SECONDS} s of speech are needed")
     if max(float(samples.max()), -float(samples.min())) < SILENCE:
         raise UserError(f"{name}: the sound is silent; give a recording of speech")
+
+
+def _quality(rate: int, channels: int) -> str:
+    return f"{rate} Hz {('mono', 'stereo')[channels - 1] if channels <= 2 else f'{channels} channels'}"
 
 
 def _too_long(path: Path, max_seconds: float) -> UserError:
