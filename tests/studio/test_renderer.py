@@ -5,13 +5,13 @@ from hallo3.errors import UserError
 from hallo3.studio.identity import MEN_HAIR, WOMEN_HAIR, Identity
 from hallo3.studio.performance import STYLES, performance
 from hallo3.studio.renderer import KEYPOINTS, render, stream
-from hallo3.studio.scene import PLACES, PROPS, STILL_ONLY, Scene
+from hallo3.studio.scene import FOREGROUNDS, PLACES, PROPS, STILL_ONLY, Scene
 
 
 def _clip(seed: int, frames: int = 3, style: str = "conversation", dynamic: bool | None = None):
     rng = np.random.default_rng(seed)
     identity, scene = Identity.sample(rng), Scene.sample(rng, dynamic)
-    scene = Scene.from_dict({**scene.to_dict(), "prop": "none"})
+    scene = Scene.from_dict({**scene.to_dict(), "prop": "none", "foreground": "none"})
     acted = performance(rng, np.linspace(0, 1, frames), np.full(frames, 0.5), style)
     return identity, scene, acted
 
@@ -47,9 +47,11 @@ def test_opening_changes_the_picture_inside_the_mouth_box(seed):
     out = render(identity, scene, _held(acted, opening=[0.0, 1.0]), 128, 192)
     change = np.abs(out.frames[1].astype(float) - out.frames[0]).sum(axis=-1)
     x, y, w, h = out.mouth_box[0].round().astype(int)
-    inside = change[y : y + h, x : x + w].sum()
-    assert inside > 0.55 * change.sum()
-    assert inside > 20 * 255
+    inside = change[y : y + h, x : x + w]
+    outside = (change.sum() - inside.sum()) / (change.size - inside.size)
+    # The chin drops and the neck falls into its shadow, too; yet most happens at the mouth.
+    assert inside.mean() > 10 * outside
+    assert inside.sum() > 20 * 255
 
 
 def test_a_wide_open_mouth_is_at_least_eight_pixels_high_and_closes():
@@ -155,3 +157,18 @@ def test_props_belong_to_the_subject(prop):
     changed = (np.abs(held.frames[0].astype(int) - without.frames[0]).sum(axis=-1) > 60) & (held.subject_mask[0] > 0)
     assert changed.sum() > 100
     assert np.all(held.subject_mask >= without.subject_mask)
+
+
+@pytest.mark.parametrize("foreground", [f for f in FOREGROUNDS if f != "none"])
+def test_things_before_the_character_move_only_if_dynamic(foreground):
+    identity, scene, acted = _clip(10)
+    moving = _held(acted, time=[3.0, 3.7])
+    for dynamic in (False, True):
+        values = {**scene.to_dict(), "place": "backdrop", "dynamic": dynamic, "flicker": 0.0}
+        bare, covered = (
+            render(identity, Scene.from_dict({**values, "foreground": f}), moving, 128, 192)
+            for f in ("none", foreground)
+        )
+        assert not np.array_equal(bare.frames, covered.frames)
+        assert np.all(covered.subject_mask <= bare.subject_mask)
+        assert np.array_equal(covered.frames[0], covered.frames[1]) != dynamic

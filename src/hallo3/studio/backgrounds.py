@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from hallo3.studio.noise import cloud2, hash2, noise2
+from hallo3.studio.noise import cloud2, falloff, hash2, noise2
 
 
 @njit(cache=True, fastmath=True)
@@ -35,7 +35,7 @@ def _toward(out, r, g, b, amount):
 def _backdrop(u, v, palette, seed, out):
     """A studio's paper backdrop: light behind the head, dark corners, faint mottling."""
     r = np.sqrt(u * u + (v - 0.42) * (v - 0.42))
-    glow = 1.25 * np.exp(-((r / 0.62) ** 2))
+    glow = 1.25 * falloff(-((r / 0.62) ** 2))
     mottle = 1.0 + 0.10 * cloud2(2.2 * u + seed, 2.2 * v)
     for k in range(3):
         out[k] = (palette[1, k] + (palette[0, k] - palette[1, k]) * min(1.0, glow)) * mottle
@@ -50,7 +50,7 @@ def _room(u, v, palette, seed, out):
     window = _step(0.235, 0.205, wx) * _step(0.305, 0.275, wy)
     bars = max(_step(0.022, 0.010, wx), _step(0.020, 0.008, abs(v - 0.31)))
     _toward(out, 1.15, 1.12, 1.02, window * (1.0 - 0.75 * bars))
-    glow = np.exp(-((wx / 0.42) ** 2) - (wy / 0.5) ** 2)
+    glow = falloff(-((wx / 0.42) ** 2) - (wy / 0.5) ** 2)
     for k in range(3):
         out[k] += 0.14 * glow * (1.0 - 0.15 * k)
     fx, fy = abs(side * u + 0.50), abs(v - 0.30)
@@ -105,15 +105,16 @@ def _sea(u, v, time, palette, seed, horizon, out):
     moving = 1.0 if time > -0.5 else 0.25
     sway = noise2(1.6 * u * depth + seed, 1.3 * depth + 0.35 * time)
     phase = 5.5 * depth + 1.5 * time + 0.9 * sway
-    wave = np.sin(phase) + 0.4 * np.sin(2.1 * phase + 3.0 * u * depth)
-    ripple = noise2(13.0 * u * depth**0.5 + seed, 30.0 * d - 1.2 * time)
+    near = _step(0.0, 0.16, d)
+    wave = near * (np.sin(phase) + 0.4 * np.sin(2.1 * phase + 3.0 * u * depth))
+    ripple = (0.3 + 0.7 * near) * noise2(13.0 * u * depth**0.5 + seed, 30.0 * d - 1.2 * time)
     for k in range(3):
         sky = palette[1, k] * (0.62 - 0.45 * min(1.0, d * 1.4))
         out[k] = palette[2, k] * (1.0 + 0.3 * moving * wave) + sky * (0.55 + 0.30 * ripple + 0.22 * moving * wave)
     crest = _step(0.82, 1.25, wave + 0.35 * ripple) * _step(0.06, 0.25, d) * moving
     _toward(out, 0.92, 0.95, 0.96, 0.8 * crest)
     surf = 0.80 + 0.05 * np.sin(1.1 * max(time, 0.0)) + 0.03 * noise2(3.0 * u + seed, 0.4 * time)
-    foam = np.exp(-(((d - surf) / 0.035) ** 2))
+    foam = falloff(-(((d - surf) / 0.035) ** 2))
     sand = _step(surf - 0.01, surf + 0.02, d)
     _toward(out, 0.62, 0.49, 0.33, sand)
     _toward(out, 0.93, 0.94, 0.94, 0.85 * foam)
@@ -132,7 +133,7 @@ def _foliage(u, v, time, palette, seed, out):
         x = size * (u + gust) + 11.0 * layer + seed
         y = size * (v + 0.5 * gust)
         leaf = noise2(x, 1.3 * y) + 0.55 * noise2(2.3 * x + 4.0, 2.6 * y)
-        cover = _step(0.0, 0.24, leaf - 0.12 + 0.16 * layer * (v - 0.3))
+        cover = _step(-0.10, 0.42, leaf - 0.12 + 0.16 * layer * (v - 0.3))
         tone = 0.62 + 0.62 * (0.5 + 0.5 * noise2(1.7 * x, 1.7 * y + 3.0)) * (1.1 - 0.25 * layer)
         _toward(out, palette[0, 0] * tone, palette[0, 1] * tone, palette[0, 2] * tone, 0.85 * cover)
 
@@ -145,7 +146,7 @@ def _street(u, v, time, palette, seed, out):
     tone = 0.75 + 0.3 * hash2(house, 7)
     for k in range(3):
         out[k] = out[k] * tone + 0.004
-    lamp = np.exp(-(((v - 0.72) / 0.25) ** 2))
+    lamp = falloff(-(((v - 0.72) / 0.25) ** 2))
     _toward(out, 0.13, 0.08, 0.06, 0.5 * lamp)
     for i in range(34):
         traffic = i >= 18
@@ -212,7 +213,7 @@ def _fire(u, v, time, palette, seed, out):
     tree = _step(0.1, 0.5, cloud2(3.0 * u + seed, 2.0 * v)) * _step(0.7, 0.3, v)
     _toward(out, 0.004, 0.006, 0.008, 0.8 * tree)
     flicker = 1.0 + 0.16 * noise2(5.0 * now, seed) if time >= 0.0 else 1.0
-    halo = np.exp(-((x / 0.42) ** 2) - (y / 0.55) ** 2) * flicker
+    halo = falloff(-((x / 0.42) ** 2) - (y / 0.55) ** 2) * flicker
     for k in range(3):
         out[k] += 0.34 * halo * palette[1, k]
     ground = _step(0.86, 0.92, v)
@@ -324,3 +325,44 @@ def paint_background(place, time, palette, seed, horizon, shift_x, shift_y, grai
             fall = 1.0 - grain * (a * a + (b - 0.5) * (b - 0.5))
             for k in range(3):
                 pixel[k] *= fall
+
+
+@njit(cache=True, fastmath=True)
+def paint_foreground(kind, time, seed, shift_x, shift_y, frame, mask):
+    """Draw blurred things before the character in a lower corner, over frame (h,w,3) uint8; they leave the mask (h,w).
+
+    kind: 1 leaves that sway, 2 discs of light. time < 0 means: nothing moves.
+    """
+    height, width = mask.shape
+    now = max(time, 0.0)
+    side = 1.0 if seed - np.floor(seed) > 0.5 else -1.0
+    edge = 0.5 * width / height
+    for i in range(9):
+        grow = 0.5 + 0.5 * hash2(i, 71)
+        cx = side * (edge - 0.02 - 0.30 * (0.5 + 0.5 * hash2(i, 5 + int(seed * 7) % 50))) + shift_x
+        cy = 0.99 - 0.22 * grow + shift_y
+        if kind == 1:
+            angle = 1.2 * hash2(i, 9) + 0.22 * np.sin(1.7 * now + i)
+            long, short = 0.11 + 0.07 * grow, 0.030 + 0.016 * grow
+            r, g, b, strength = 34 + 30 * grow, 84 + 46 * grow, 30 + 14 * grow, 0.92
+        else:
+            angle = 0.0
+            long = short = 0.045 + 0.040 * grow
+            twinkle = 0.75 + 0.25 * np.sin(2.6 * now + 2.1 * i)
+            r, g, b = 255, 170 + 60 * grow, 90 + 90 * grow
+            strength = 0.45 * twinkle
+        c, s = np.cos(angle), np.sin(angle)
+        reach = 1.3 * max(long, short)
+        x0, x1 = int((cx - reach + edge) * height), int((cx + reach + edge) * height) + 1
+        y0, y1 = int((cy - reach) * height), int((cy + reach) * height) + 1
+        for y in range(max(0, y0), min(height, y1)):
+            for x in range(max(0, x0), min(width, x1)):
+                u, v = (x + 0.5) / height - edge - cx, (y + 0.5) / height - cy
+                p, q = (c * v + s * u) / long, (c * u - s * v) / short
+                cover = _step(1.25, 0.60, p * p + q * q + 0.25 * abs(p)) * strength
+                if cover > 0.0:
+                    if cover > 0.5:
+                        mask[y, x] = 0
+                    frame[y, x, 0] = int(frame[y, x, 0] + (r - frame[y, x, 0]) * cover)
+                    frame[y, x, 1] = int(frame[y, x, 1] + (g - frame[y, x, 1]) * cover)
+                    frame[y, x, 2] = int(frame[y, x, 2] + (b - frame[y, x, 2]) * cover)

@@ -38,6 +38,10 @@ _PROPS = {
     "microphone": ("into a microphone held in one hand", "while holding a microphone"),
     "desk microphone": ("into a microphone on a stand", "behind a studio microphone"),
 }
+_FOREGROUNDS = {
+    "leaves": ("with leaves in the foreground", "behind blurred leaves"),
+    "lights": ("with blurred lights in the foreground", "behind soft lights"),
+}
 # Where, then what moves, then what stands still.
 _PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "backdrop": (
@@ -101,6 +105,8 @@ def caption(rng: np.random.Generator, identity: Identity, scene: Scene, performa
     them = {"woman": "her", "man": "him"}[identity.sex]
     motion = _choose(rng, moving if scene.dynamic else still).format(them=them)
     place = _choose(rng, where)
+    if scene.foreground != "none":
+        motion = f"{motion}, {_choose(rng, _FOREGROUNDS[scene.foreground])}"
     shape = int(rng.integers(3))
     if shape == 0:
         return f"{who} {action} {place}, {motion}."

@@ -204,7 +204,8 @@ class HeadSurface:
         width, front, back = self.radii(y)
         depth = np.where(np.cos(phi) > 0, front, back)
         up = np.clip((y - 0.25) / 0.93, 0, 1) ** 1.5
-        return np.stack([(width + offset) * np.sin(phi), y + offset * up, (depth + offset) * np.cos(phi)], axis=-1)
+        out = offset * np.sqrt(1 - up * up)
+        return np.stack([(width + out) * np.sin(phi), y + offset * up, (depth + out) * np.cos(phi)], axis=-1)
 
 
 def _columns(count: int = _COLUMNS) -> np.ndarray:
@@ -262,13 +263,13 @@ def _relief(identity: Identity, x: np.ndarray, y: np.ndarray, q: np.ndarray) -> 
     height, width = shape["nose_height"], shape["nose_width"]
     along = np.clip((0.10 - y) / (0.10 - tip), 0, 1)
     edge = 1 / (1 + np.exp(-(y - tip + 0.055) / 0.016))
-    ridge = (0.035 + 0.185 * along**1.3) * height * np.clip((0.28 - y) / 0.2, 0, 1)
+    ridge = (0.035 + 0.165 * along**1.3) * height * np.clip((0.28 - y) / 0.2, 0, 1)
     z += ridge * np.exp(-((ax / (0.075 + 0.035 * along * width)) ** 2)) * edge
-    z += 0.085 * height * bump(ax / (0.085 * width), (y - tip) / 0.075) * (0.35 + 0.65 * edge)
+    z += 0.055 * height * bump(ax / (0.095 * width), (y - tip) / 0.085) * (0.35 + 0.65 * edge)
     z += 0.085 * bump((ax - 0.125 * width) / (0.052 * width), (y - tip + 0.005) / 0.06) * (0.25 + 0.75 * edge)
     full = shape["lip_fullness"]
     mouth = np.exp(-((ax / (0.95 * mouth_half_width(identity))) ** 4))
-    z += 0.05 * np.exp(-((ax / 0.3) ** 2) - ((q + 0.02) / 0.22) ** 2)
+    z += 0.07 * np.exp(-((ax / 0.34) ** 2) - ((q + 0.02) / 0.24) ** 2)
     z += mouth * full * (0.048 * np.exp(-(((q - 0.042) / 0.038) ** 2)) + 0.055 * np.exp(-(((q + 0.055) / 0.048) ** 2)))
     z -= 0.03 * bump(ax / 0.2, (q + 0.185) / 0.055)
     z -= 0.012 * bump(ax / 0.03, (q - 0.14) / 0.05)

@@ -155,6 +155,7 @@ def _shell(style: Style, surface: HeadSurface, rng: np.random.Generator) -> Part
     end = np.interp(degrees, line[:, 0], line[:, 1])
     end = np.convolve(np.pad(end, 2, mode="wrap"), np.ones(5) / 5, "valid")
     end = end + style.ragged * (_smooth_noise(rng, _COLUMNS, 40) * 0.6 + _smooth_noise(rng, _COLUMNS, 84) * 0.7)
+    end = np.minimum(end, np.where(degrees < 56, style.start, 9.0)) if style.start < 1 else end
     t = np.linspace(0, 1, _ROWS)[:, None]
     y = style.start - (style.start - end[None]) * (t**2 if style.start > 1 else t)
     top = np.clip((y - 0.2) / 0.8, 0, 1)
@@ -172,7 +173,10 @@ def _shell(style: Style, surface: HeadSurface, rng: np.random.Generator) -> Part
             17 * phi[None] + wobble[2] + 5 * y
         ) * np.sin(15 * y + wobble[3] + 3 * phi[None])
         thick = thick + style.bumps * bump * np.clip(t * 2, 0, 1)
-    grid = surface.point(_hold(y, style.cling), np.broadcast_to(phi, y.shape), np.maximum(thick, 0.008))
+    thick = np.maximum(thick, 0.008)
+    if style.start < 1:
+        thick = np.where(degrees[None] < 56, -0.1, thick)  # Nothing grows there: hide the columns in the head.
+    grid = surface.point(_hold(y, style.cling), np.broadcast_to(phi, y.shape), thick)
     grid[..., 1] += y - _hold(y, style.cling)
     below = np.clip(-y, 0, None) * (1 - style.cling)
     grid[..., 0] *= 1 + style.flare * below

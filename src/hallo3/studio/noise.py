@@ -5,18 +5,22 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-_MASK = np.int64(0xFFFFFFFF)
+_ORDER = np.random.default_rng(1).permutation(256).astype(np.int32)
+_VALUES = np.random.default_rng(2).uniform(-1, 1, 256).astype(np.float32)
+
+
+@njit(cache=True, fastmath=True)
+def falloff(x):
+    """A cheap stand-in for exp(x) at x <= 0 that ends: (1 + x/4)^4, and 0 below -4."""
+    t = max(0.0, 1.0 + 0.25 * x)
+    t *= t
+    return t * t
 
 
 @njit(cache=True)
 def hash2(x, y):
-    """A number in -1..1 for two integers."""
-    n = np.int64(x) * np.int64(0x1B873593) + np.int64(y) * np.int64(0x19D699A5)
-    n = (n ^ ((n & _MASK) >> np.int64(15))) * np.int64(0x2C1B3C6D)
-    n = (n & _MASK) ^ ((n & _MASK) >> np.int64(12))
-    n = (n * np.int64(0x297A2D39)) & _MASK
-    n = n ^ (n >> np.int64(15))
-    return np.float64(n & np.int64(0xFFFF)) / 32767.5 - 1.0
+    """A number in -1..1 for two integers; repeats every 256."""
+    return _VALUES[_ORDER[(_ORDER[int(x) & 255] + int(y)) & 255]]
 
 
 @njit(cache=True)
@@ -25,7 +29,7 @@ def hash3(x, y, z):
     return hash2(x + 57 * z, y + 131 * z)
 
 
-@njit(cache=True)
+@njit(cache=True, fastmath=True)
 def noise2(x, y):
     """Smooth noise of two coordinates, one knot per unit."""
     fx, fy = np.floor(x), np.floor(y)
@@ -38,7 +42,7 @@ def noise2(x, y):
     return low + (c + (d - c) * u - low) * v
 
 
-@njit(cache=True)
+@njit(cache=True, fastmath=True)
 def noise3(x, y, z):
     """Smooth noise of three coordinates, one knot per unit."""
     fz = np.floor(z)
@@ -50,7 +54,7 @@ def noise3(x, y, z):
     return low + (high - low) * w
 
 
-@njit(cache=True)
+@njit(cache=True, fastmath=True)
 def cloud2(x, y):
     """Three octaves of noise2."""
     return 0.57 * noise2(x, y) + 0.29 * noise2(2.1 * x + 7.3, 2.1 * y) + 0.14 * noise2(4.3 * x, 4.3 * y + 3.1)

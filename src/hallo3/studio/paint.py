@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from hallo3.studio.noise import noise2, noise3
+from hallo3.studio.noise import falloff, noise2, noise3
 from hallo3.studio.surfaces import DEVICE, METAL, PALM
 
 
@@ -108,16 +108,16 @@ def paint_head(at, look, surface, n):
 @njit(cache=True, fastmath=True)
 def _complexion(x, y, q, ax, look, surface):
     """Blush of cheeks and nose, darker sockets, nostrils, shadow under the lip, freckles."""
-    cheek = np.exp(-(((ax - 0.40) / 0.19) ** 2) - ((y + 0.34) / 0.15) ** 2)
-    nose = np.exp(-((x / 0.11) ** 2) - ((y - look.nose_y) / 0.11) ** 2)
+    cheek = falloff(-(((ax - 0.40) / 0.19) ** 2) - ((y + 0.34) / 0.15) ** 2)
+    nose = falloff(-((x / 0.11) ** 2) - ((y - look.nose_y) / 0.11) ** 2)
     _scale(surface, 1.03, 0.80, 0.78, look.blush * cheek + 0.5 * nose)
-    socket = np.exp(-(((ax - look.eye_x) / 0.20) ** 2) - ((y - 0.03) / 0.15) ** 2)
+    socket = falloff(-(((ax - look.eye_x) / 0.20) ** 2) - ((y - 0.03) / 0.15) ** 2)
     _scale(surface, 0.80, 0.70, 0.70, 0.55 * socket)
     surface[6] -= 0.22 * socket
-    under = np.exp(-((x / 0.2) ** 2) - ((q + 0.20) / 0.05) ** 2)
-    below_nose = np.exp(-((x / 0.13) ** 2) - ((y - look.nose_y + 0.13) / 0.045) ** 2)
+    under = falloff(-((x / 0.2) ** 2) - ((q + 0.20) / 0.05) ** 2)
+    below_nose = falloff(-((x / 0.13) ** 2) - ((y - look.nose_y + 0.13) / 0.045) ** 2)
     surface[6] -= 0.18 * under + 0.30 * below_nose
-    side = np.exp(-(((ax - 0.19 * look.nose_width) / 0.045) ** 2) - ((y - look.nose_y + 0.01) / 0.09) ** 2)
+    side = falloff(-(((ax - 0.19 * look.nose_width) / 0.045) ** 2) - ((y - look.nose_y + 0.01) / 0.09) ** 2)
     _scale(surface, 0.80, 0.70, 0.68, 0.55 * side)
     dx, dy = (ax - 0.062 * look.nose_width) / 0.042, (y - look.nose_y + 0.068) / 0.026
     hole = 1.0 - _step(0.5, 1.4, dx * dx + dy * dy)
@@ -125,10 +125,10 @@ def _complexion(x, y, q, ax, look, surface):
     surface[3] *= 1.0 - hole
     if look.freckles > 0.0:
         spots = _step(0.35, 0.62, noise2(38.0 * x + look.seed, 38.0 * y))
-        spots *= np.exp(-((ax / 0.45) ** 4) - ((y + 0.25) / 0.22) ** 2)
+        spots *= falloff(-((ax / 0.45) ** 4) - ((y + 0.25) / 0.22) ** 2)
         _scale(surface, 0.72, 0.58, 0.50, 0.8 * look.freckles * spots)
     if look.makeup > 0.0:
-        lid = np.exp(-(((ax - look.eye_x - 0.02) / 0.16) ** 2) - ((y - 0.11) / 0.06) ** 2)
+        lid = falloff(-(((ax - look.eye_x - 0.02) / 0.16) ** 2) - ((y - 0.11) / 0.06) ** 2)
         _scale(surface, 0.72, 0.52, 0.62, 0.7 * look.makeup * lid)
 
 
@@ -137,7 +137,7 @@ def _lips(x, q, ax, look, surface):
     """Lips above and below their line (q = 0), which is dark where they touch."""
     e = ax / (look.half_width * 1.04)
     if e < 1.0:
-        bow = 1.0 - 0.30 * np.exp(-((x / 0.045) ** 2)) + 0.10 * np.exp(-(((ax - 0.07) / 0.05) ** 2))
+        bow = 1.0 - 0.30 * falloff(-((x / 0.045) ** 2)) + 0.10 * falloff(-(((ax - 0.07) / 0.05) ** 2))
         upper = 0.088 * look.lip_fullness * (1.0 - e**2.2) * bow
         lower = 0.118 * look.lip_fullness * (1.0 - e * e) ** 0.75
         amount = (
@@ -150,8 +150,8 @@ def _lips(x, q, ax, look, surface):
         _scale(surface, 1.0 + 0.1 * fine, 1.0 + 0.1 * fine, 1.0 + 0.1 * fine, amount)
         if q > 0:
             _scale(surface, 0.80, 0.76, 0.78, amount)
-    line = np.exp(-((q / 0.016) ** 2)) * (1.0 - _step(0.92, 1.12, e))
-    corner = np.exp(-(((ax - look.half_width) / 0.03) ** 2) - (q / 0.03) ** 2)
+    line = falloff(-((q / 0.016) ** 2)) * (1.0 - _step(0.92, 1.12, e))
+    corner = falloff(-(((ax - look.half_width) / 0.03) ** 2) - (q / 0.03) ** 2)
     _scale(surface, 0.30, 0.17, 0.17, min(1.0, 0.85 * line + 0.6 * corner))
 
 
@@ -185,18 +185,18 @@ def _eye(x, y, ax, look, surface, n):
     top = 0.098 * look.eye_size * curve**0.62 * (1.0 + 0.12 * look.brow)
     bottom = -0.062 * look.eye_size * curve**0.8
     lid = top + (bottom - top) * look.blink
-    crease = np.exp(-(((v - top - 0.040) / 0.013) ** 2)) * _step(1.25, 0.7, abs(u))
+    crease = falloff(-(((v - top - 0.040) / 0.013) ** 2)) * _step(1.25, 0.7, abs(u))
     _scale(surface, 0.62, 0.50, 0.48, 0.75 * crease * (1.0 - 0.5 * look.blink))
-    bag = np.exp(-(((v - bottom + 0.045) / 0.02) ** 2)) * _step(1.1, 0.5, abs(u))
+    bag = falloff(-(((v - bottom + 0.045) / 0.02) ** 2)) * _step(1.1, 0.5, abs(u))
     _scale(surface, 0.80, 0.70, 0.70, (0.35 + 0.5 * look.wrinkles) * bag)
     if abs(u) < 1.0 and v < lid and v > bottom:
         _eyeball(x - side * look.eye_x, y, v, lid, bottom, u, look, surface, n)
-    lash = np.exp(-(((v - lid) / (0.014 + 0.006 * look.makeup)) ** 2)) * _step(1.12, 0.9, abs(u))
-    wing = np.exp(-(((v - lid - 0.02 * u) / 0.014) ** 2)) * _step(0.8, 1.0, u) * _step(1.28, 1.05, u)
+    lash = falloff(-(((v - lid) / (0.014 + 0.006 * look.makeup)) ** 2)) * _step(1.12, 0.9, abs(u))
+    wing = falloff(-(((v - lid - 0.02 * u) / 0.014) ** 2)) * _step(0.8, 1.0, u) * _step(1.28, 1.05, u)
     dark = min(1.0, lash * (0.80 + 0.2 * look.makeup) + wing * (0.25 + 0.6 * look.makeup))
     _scale(surface, 0.10, 0.07, 0.07, dark)
     surface[3] *= 1.0 - dark
-    low = np.exp(-(((v - bottom) / 0.009) ** 2)) * _step(1.08, 0.8, abs(u))
+    low = falloff(-(((v - bottom) / 0.009) ** 2)) * _step(1.08, 0.8, abs(u))
     _scale(surface, 0.55, 0.38, 0.38, 0.6 * low)
 
 
@@ -218,7 +218,7 @@ def _eyeball(dx, y, v, lid, bottom, u, look, surface, n):
             surface[k] += (look.iris[k] * glow * ring - surface[k]) * disc
         pupil = 1.0 - _step(0.36, 0.50, r)
         _scale(surface, 0.03, 0.03, 0.03, pupil)
-    shade = 0.55 * np.exp(-(((lid - v) / 0.035) ** 2))
+    shade = 0.55 * falloff(-(((lid - v) / 0.035) ** 2))
     _scale(surface, 0.45, 0.42, 0.42, shade)
     surface[3], surface[5], surface[6] = 0.0, 0.35, 0.95
     px, py = (gx - 0.032 * look.glint_x) / 0.024, (gy - 0.034 * look.glint_y) / 0.022
@@ -238,7 +238,7 @@ def _beard(x, y, z, q, ax, look, surface):
     amount = 0.0
     if look.beard == 2 or look.beard == 4 or look.beard == 3:
         droop = 0.030 * _step(0.05, 0.3, ax)
-        amount = np.exp(-(((q - 0.115 + droop) / 0.048) ** 4)) * (1.0 - _step(0.24, 0.33, ax))
+        amount = falloff(-(((q - 0.115 + droop) / 0.048) ** 4)) * (1.0 - _step(0.24, 0.33, ax))
     if look.beard == 3:
         chin = (1.0 - _step(0.13, 0.22, ax)) * _step(-0.14, -0.19, q)
         amount = max(amount, chin)
@@ -248,7 +248,7 @@ def _beard(x, y, z, q, ax, look, surface):
         round_mouth = _step(0.26, 0.36, ax) * _step(0.20, 0.05, q)
         amount = max(amount, jaw, round_mouth) * (1.0 - _step(0.10, -0.05, y))
         if look.beard == 1:
-            amount = max(amount, np.exp(-(((q - 0.11) / 0.06) ** 4)) * (1.0 - _step(0.22, 0.36, ax)))
+            amount = max(amount, falloff(-(((q - 0.11) / 0.06) ** 4)) * (1.0 - _step(0.22, 0.36, ax)))
     if amount <= 0.0:
         return
     strands = noise2(42.0 * (x + 0.15 * q) + look.seed, 13.0 * y) * 0.6 + 0.4 * noise3(24.0 * x, 24.0 * y, 24.0 * z)
@@ -266,14 +266,14 @@ def _beard(x, y, z, q, ax, look, surface):
 @njit(cache=True, fastmath=True)
 def _wrinkles(x, y, q, ax, look, surface):
     fold = (
-        np.exp(-(((ax - 0.20 - 0.42 * (0.30 - q) * 0.55) / 0.020) ** 2)) * _step(-0.12, 0.05, q) * _step(0.36, 0.2, q)
+        falloff(-(((ax - 0.20 - 0.42 * (0.30 - q) * 0.55) / 0.020) ** 2)) * _step(-0.12, 0.05, q) * _step(0.36, 0.2, q)
     )
     lines = 0.0
     for k in range(3):
         wave = 0.44 + 0.085 * k + 0.018 * np.sin(5.0 * x + 2.0 * k)
-        lines += np.exp(-(((y - wave) / 0.011) ** 2))
+        lines += falloff(-(((y - wave) / 0.011) ** 2))
     lines *= 1.0 - _step(0.25, 0.48, ax)
-    feet = np.exp(-(((abs(y + 0.01) - 0.30 * (ax - look.eye_x - 0.17)) / 0.013) ** 2)) * _step(
+    feet = falloff(-(((abs(y + 0.01) - 0.30 * (ax - look.eye_x - 0.17)) / 0.013) ** 2)) * _step(
         0.18, 0.22, ax - look.eye_x
     )
     feet *= 1.0 - _step(0.26, 0.36, ax - look.eye_x)
@@ -281,9 +281,11 @@ def _wrinkles(x, y, q, ax, look, surface):
 
 
 @njit(cache=True, fastmath=True)
-def paint_mouth(at, look, surface):
+def paint_mouth(at, look, surface, n):
     """Inside of the mouth: teeth, tongue and the dark behind. at: across, below upper lip, above lower lip, opening."""
     u, below, above, opening = at[0], at[1], at[2], at[3]
+    # Teeth and tongue stand upright behind the lips, whatever way the sack between the lips is bent.
+    n[0], n[1], n[2] = 0.3 * n[0] + 0.25 * u, 0.12, 0.9
     dark = 0.030
     surface[0], surface[1], surface[2] = dark * 2.3, dark * 0.55, dark * 0.6
     surface[3], surface[4], surface[5], surface[6] = 0.0, 20.0, 0.2, 0.55
@@ -293,20 +295,21 @@ def paint_mouth(at, look, surface):
         surface[0] += (0.52 - surface[0]) * tongue
         surface[1] += (0.16 - surface[1]) * tongue
         surface[2] += (0.17 - surface[2]) * tongue
-        groove = np.exp(-((u / 0.08) ** 2))
+        groove = falloff(-((u / 0.08) ** 2))
         _scale(surface, 0.75, 0.7, 0.7, tongue * groove)
         surface[3] = 0.12 * tongue
     height = 0.092 * (1.0 - 0.45 * u * u)
     teeth = 1.0 - _step(height - 0.012, height + 0.012, below)
     low = (1.0 - _step(0.030, 0.050, above)) * _step(0.24, 0.30, opening)
     amount = max(teeth, low) * (1.0 - _step(0.80, 0.97, abs(u)))
-    white = 0.80 * (1.0 - 0.45 * u * u)
+    white = 0.74 * (1.0 - 0.40 * u * u) * (0.55 + 0.45 * _step(0.0, 0.035, below))
+    white *= 1.0 - 0.25 * low
     gaps = 1.0 - 0.12 * _step(0.90, 1.0, np.cos(u * 21.0))
     surface[0] += (white * gaps - surface[0]) * amount
     surface[1] += (white * 0.96 * gaps - surface[1]) * amount
     surface[2] += (white * 0.90 * gaps - surface[2]) * amount
     surface[3] += 0.12 * amount
-    surface[6] = 0.50 + 0.45 * amount
+    surface[6] = 0.50 + 0.40 * amount
 
 
 @njit(cache=True, fastmath=True)
@@ -336,7 +339,7 @@ def paint_hair(at, look, surface, n, inside):
     length = 1.0 / np.sqrt(n[0] ** 2 + n[1] ** 2 + n[2] ** 2 + 1e-9)
     for k in range(3):
         n[k] *= length
-    shine = np.exp(-(((n[1] - 0.42 + 0.10 * fine) / 0.20) ** 2)) * max(0.0, n[2])
+    shine = falloff(-(((n[1] - 0.42 + 0.06 * fine + 0.08 * locks) / 0.26) ** 2)) * max(0.0, n[2])
     surface[3] = 0.05
     amount = (0.10 + 0.16 * shine) * shine * (0.4 if look.hair_kind == 1 else 1.0)
     for k in range(3):
@@ -360,7 +363,7 @@ def paint_plain(kind, at, look, surface, n):
     elif at[3] > 0.5:
         _start(surface, look.skin, 0.12, 20.0, 1.0, 0.95)
         d = np.sqrt(at[1] * at[1] + 2.2 * at[2] * at[2])
-        bowl = np.exp(-(((d - 0.50) / 0.22) ** 2))
+        bowl = falloff(-(((d - 0.50) / 0.22) ** 2))
         _scale(surface, 0.85, 0.68, 0.66, 0.8 * bowl + 0.3)
     elif kind > 5:
         _start(surface, look.rim, 0.7, 50.0, 0.0, 1.0)
@@ -369,7 +372,7 @@ def paint_plain(kind, at, look, surface, n):
         near = _step(-1.25, -0.75, at[1])
         _scale(surface, 0.80, 0.70, 0.68, 0.8 * near)
         surface[6] = 1.0 - 0.45 * near
-        cord = np.exp(-(((abs(at[0]) - 0.20 - 0.3 * (at[1] + 1.4)) / 0.05) ** 2)) * max(0.0, n[2])
+        cord = falloff(-(((abs(at[0]) - 0.20 - 0.3 * (at[1] + 1.4)) / 0.05) ** 2)) * max(0.0, n[2])
         _scale(surface, 0.93, 0.88, 0.87, cord)
 
 
@@ -428,9 +431,9 @@ def paint_cloth(at, look, surface, n):
             _start(surface, look.second, 0.03, 8.0, 0.15, 0.85)
         else:
             _start(surface, look.skin, 0.10, 18.0, 1.0, 0.95)
-            bone = np.exp(-(((y + 1.60 - 0.12 * abs(x)) / 0.03) ** 2)) * _step(0.08, 0.2, abs(x))
+            bone = falloff(-(((y + 1.60 - 0.12 * abs(x)) / 0.03) ** 2)) * _step(0.08, 0.2, abs(x))
             _scale(surface, 0.90, 0.84, 0.82, 0.8 * bone)
-        edge = np.exp(-(((y - line) / 0.05) ** 2))
+        edge = falloff(-(((y - line) / 0.05) ** 2))
         _scale(surface, 0.6, 0.55, 0.55, 0.7 * edge)
         return
     _details(x, y, line, look, surface)
@@ -442,28 +445,28 @@ def _details(x, y, line, look, surface):
     ax = abs(x)
     below = line - y
     if look.clothes == 0 or look.clothes == 2 or look.clothes == 6:
-        hem = np.exp(-(((below - 0.06) / 0.012) ** 2))
+        hem = falloff(-(((below - 0.06) / 0.012) ** 2))
         _scale(surface, 0.60, 0.60, 0.60, hem)
     elif look.clothes == 1:
         if below < 0.20 and ax > 0.02:
             _mix(surface, look.cloth, 1.0)
             _scale(surface, 1.12, 1.12, 1.12, 1.0)
             _scale(surface, 0.5, 0.5, 0.5, _step(0.165, 0.195, below))
-        placket = np.exp(-(((x - 0.05) / 0.010) ** 2))
+        placket = falloff(-(((x - 0.05) / 0.010) ** 2))
         _scale(surface, 0.65, 0.65, 0.65, placket)
         by = (y * 3.3 - np.floor(y * 3.3)) - 0.5
         button = 1.0 - _step(0.5, 1.2, (x / 0.028) ** 2 + (by / 0.09) ** 2)
         _scale(surface, 0.35, 0.35, 0.35, button)
     elif look.clothes == 4:
         lapel = below / (0.26 + 0.05 * np.sin(9.0 * y))
-        _scale(surface, 0.45, 0.45, 0.45, np.exp(-(((lapel - 1.0) / 0.07) ** 2)))
+        _scale(surface, 0.45, 0.45, 0.45, falloff(-(((lapel - 1.0) / 0.07) ** 2)))
         if lapel < 1.0:
             _scale(surface, 1.18, 1.18, 1.18, 1.0)
-        _scale(surface, 0.4, 0.4, 0.4, np.exp(-(((x - 0.02) / 0.012) ** 2)))
+        _scale(surface, 0.4, 0.4, 0.4, falloff(-(((x - 0.02) / 0.012) ** 2)))
     elif look.clothes == 5:
-        collar = np.exp(-(((below - 0.14) / 0.03) ** 2))
+        collar = falloff(-(((below - 0.14) / 0.03) ** 2))
         _scale(surface, 0.55, 0.55, 0.55, collar)
-        cord = np.exp(-(((ax - 0.16) / 0.016) ** 2)) * _step(-2.35, -2.3, y)
+        cord = falloff(-(((ax - 0.16) / 0.016) ** 2)) * _step(-2.35, -2.3, y)
         _mix(surface, look.second, 0.9 * cord)
 
 
@@ -479,7 +482,7 @@ def paint_hat(at, look, surface, n, inside):
         if t > 0.80:
             _scale(surface, 1.15, 1.15, 1.15, 1.0)
     elif kind < 1.5:
-        seam = np.exp(-((np.sin(3.0 * phi) / 0.10) ** 2))
+        seam = falloff(-((np.sin(3.0 * phi) / 0.10) ** 2))
         _scale(surface, 0.72, 0.72, 0.72, seam)
     elif kind < 2.5:
         if t > 0.72 and t < 0.89:

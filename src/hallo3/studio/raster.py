@@ -161,3 +161,20 @@ def rasterise(screen, triangles, two_sided, depth, owner, bary):
                         bary[y, x, 1] = w2
                 w1 += dx1
                 w2 += dx2
+
+
+@njit(cache=True)
+def owner_bounds(owner, chosen):
+    """Lowest and highest corner (2,2) as (x, y) of the samples of chosen triangles; zeros if there are none."""
+    height, width = owner.shape
+    out = np.zeros((2, 2), np.float32)
+    x0, y0, x1, y1 = width, height, 0, 0
+    for y in range(height):
+        for x in range(width):
+            t = owner[y, x]
+            if t >= 0 and chosen[t]:
+                x0, x1 = min(x0, x), max(x1, x + 1)
+                y0, y1 = min(y0, y), max(y1, y + 1)
+    if x1 > 0:
+        out[0, 0], out[0, 1], out[1, 0], out[1, 1] = x0, y0, x1, y1
+    return out

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from hallo3.errors import UserError
-from hallo3.studio.backgrounds import paint_background
+from hallo3.studio.backgrounds import paint_background, paint_foreground
 from hallo3.studio.geometry import Model, build_model, eye_centre, mouth_half_width
 from hallo3.studio.identity import CLOTH_COLOURS, CLOTHES, PATTERNS, Identity
 from hallo3.studio.paint import Look
 from hallo3.studio.performance import Performance
-from hallo3.studio.raster import PIVOT, deform_face, fill_mouth, pose, project, rasterise, vertex_normals
-from hallo3.studio.scene import PLACES, Scene
+from hallo3.studio.raster import PIVOT, deform_face, fill_mouth, owner_bounds, pose, project, rasterise, vertex_normals
+from hallo3.studio.scene import FOREGROUNDS, PLACES, Scene
 from hallo3.studio.shading import SAMPLES, SHADOW_SIZE, Light, resolve, shadow_view, tone_table
 from hallo3.studio.surfaces import TWO_SIDED
 
@@ -33,7 +33,8 @@ class Rendered:
 
     frames: (F,H,W,3) uint8. face_box: outline of the face without hair and ears. mouth_box: the mouth at any opening,
     with a margin. head_box: everything that turns with the head and is seen. subject_mask: (F,H,W) uint8, 1 where the
-    character is. yaw, pitch, roll: (F,) radians. keypoints: (F,8,2) float32 in the order of `KEYPOINTS`, not clipped.
+    character is seen, without what stands before it. yaw, pitch, roll: (F,) radians. keypoints: (F,8,2)
+    float32 in the order of `KEYPOINTS`, not clipped.
     lip_gap: (F,) distance of the lips' inner edges in head units, times pixels per unit: pixels.
     """
 
@@ -96,6 +97,7 @@ class _Canvas:
         self.tone = tone_table()
         self.two_sided = np.isin(self.model.materials, list(TWO_SIDED))
         self.all_sides = np.ones(len(self.two_sided), np.bool_)
+        self.of_head = (self.model.head_weight[self.model.triangles] > 0.95).all(axis=1)
         self.palette = np.asarray(scene.palette, np.float32)
         self.seed = float(scene.texture_seed % 9973) * 0.0137
         self.scale = scene.head_height * height / HEAD_UNITS
@@ -120,6 +122,10 @@ class _Canvas:
             self.owner, self.bary, arrays, self._moving_look(p, i, light), light, self.shadow[0], self.background,
             self.tone, frame, mask,
         )  # fmt: skip
+        if self.scene.foreground != "none":
+            kind = FOREGROUNDS.index(self.scene.foreground)
+            shift = 1.3 * float(p.camera_x[i]), 1.3 * float(p.camera_y[i])
+            paint_foreground(kind, time, self.seed, *shift, frame, mask)
         return {"frames": frame, "subject_mask": mask, **self._truth(head)}
 
     def _place(self, p: Performance, i: int) -> np.ndarray:
@@ -170,9 +176,7 @@ class _Canvas:
         m = self.model
         pixels = self.screen[:, :2] / SAMPLES
         marks = [m.landmarks[name] for name in KEYPOINTS]
-        moving = m.head_weight > 0.95
-        seen = np.unique(m.triangles[np.unique(self.owner[self.owner >= 0])])
-        head_points = pixels[seen[moving[seen]]]
+        seen = owner_bounds(self.owner, self.of_head) / SAMPLES
         half, y = m.mouth_half_width, float(m.rest[m.landmarks["lip_upper"], 1])
         z = float(m.rest[m.landmarks["lip_upper"], 2])
         corners = np.array(
@@ -186,7 +190,7 @@ class _Canvas:
         return {
             "face_box": self._box(pixels[m.oval]),
             "mouth_box": self._box(screen[:, :2]),
-            "head_box": self._box(head_points if len(head_points) else pixels[m.oval]),
+            "head_box": self._box(seen if seen[1, 0] > 0 else pixels[m.oval]),
             "keypoints": pixels[marks].astype(np.float32),
             "lip_gap": np.asarray(max(0.0, gap) * self.scale, np.float32),
         }

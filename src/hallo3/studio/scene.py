@@ -16,6 +16,7 @@ STILL_ONLY = frozenset({"backdrop", "room", "bookshelf"})
 """Places in which nothing can move; all others are drawn either moving or frozen."""
 
 PROPS = ("none", "phone", "microphone", "desk microphone")
+FOREGROUNDS = ("none", "leaves", "lights")
 
 _AMBIENT: dict[str, tuple[RGB, RGB, RGB]] = {
     # key light, sky fill, ground fill
@@ -54,6 +55,7 @@ class Scene:
     centre: tuple[float, float]
     horizon: float
     prop: str = "none"
+    foreground: str = "none"
     texture_seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,15 +87,16 @@ class Scene:
             dynamic=moving,
             palette=_palette(rng, place),
             light=_triple(light),
-            key=_triple((key + warmth) * strength * 2.1),
+            key=_triple((key + warmth) * strength * 1.62),
             fill=_triple(fill * strength * ratio),
             bounce=_triple(bounce * strength * ratio),
             rim=float(rng.uniform(0.15, 0.9)),
             flicker=1.0 if place == "fire" and moving else 0.0,
-            head_height=float(rng.uniform(0.50, 0.70)),
+            head_height=float(rng.uniform(0.54, 0.74)),
             centre=(float(np.clip(0.5 + rng.normal(0, 0.05), 0.38, 0.62)), float(rng.uniform(0.43, 0.50))),
             horizon=float(rng.uniform(0.38, 0.62)),
             prop=str(rng.choice(PROPS, p=[0.82, 0.06, 0.06, 0.06])),
+            foreground=str(rng.choice(FOREGROUNDS, p=[0.88, 0.06, 0.06])),
             texture_seed=int(rng.integers(1 << 30)),
         )
 

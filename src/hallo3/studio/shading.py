@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from hallo3.studio.noise import falloff
 from hallo3.studio.paint import Look, paint_cloth, paint_hair, paint_hat, paint_head, paint_mouth, paint_plain
 from hallo3.studio.surfaces import CLOTH, HAIR, HAT, HEAD, MOUTH, PALM, SKIN
 
@@ -62,7 +63,7 @@ def _lit(view_x, view_y, nearness, shadow, bias):
 
 
 @njit(cache=True, fastmath=True)
-def _light(surface, n, light, lit, two_faced, out):
+def _light(surface, n, light, lit, out):
     """Write the colour of a painted surface with normal n into out (3,). The viewer is at +z."""
     d = light.direction
     ndl = n[0] * d[0] + n[1] * d[1] + n[2] * d[2]
@@ -71,7 +72,7 @@ def _light(surface, n, light, lit, two_faced, out):
     h = 1.0 / np.sqrt(hx * hx + hy * hy + hz * hz)
     ndh = max(0.0, (n[0] * hx + n[1] * hy + n[2] * hz) * h)
     gloss = surface[4]
-    spec = surface[3] * np.exp(gloss * (ndh - 1.0)) * lit * max(0.0, min(1.0, 4.0 * ndl))
+    spec = surface[3] * falloff(gloss * (ndh - 1.0)) * lit * max(0.0, min(1.0, 4.0 * ndl))
     facing = max(0.0, n[2])
     edge = (1.0 - facing) * (1.0 - facing)
     up = 0.5 + 0.5 * n[1]
@@ -113,7 +114,7 @@ def _sample(t, w1, w2, arrays, look, light, shadow, surface, n, at, out):
     elif kind == HAIR:
         paint_hair(at, look, surface, n, inside)
     elif kind == MOUTH:
-        paint_mouth(at, look, surface)
+        paint_mouth(at, look, surface, n)
     elif kind == CLOTH:
         paint_cloth(at, look, surface, n)
     elif kind == HAT:
@@ -124,9 +125,25 @@ def _sample(t, w1, w2, arrays, look, light, shadow, surface, n, at, out):
     vy = w0 * view[a, 1] + w1 * view[b, 1] + w2 * view[c, 1]
     vz = w0 * view[a, 2] + w1 * view[b, 2] + w2 * view[c, 2]
     lit = _lit(vx, vy, vz, shadow, 0.07)
-    _light(surface, n, light, lit, inside, out)
+    if kind == MOUTH:
+        lit = 0.55 + 0.45 * lit
+    _light(surface, n, light, lit, out)
     for k in range(3):
         out[k] += surface[7 + k]
+
+
+@njit(cache=True)
+def _uniform(owner, materials, y, x):
+    """Whether one material covers all of a pixel; then the samples on its diagonal are enough."""
+    first = owner[y * SAMPLES, x * SAMPLES]
+    if first < 0 or materials[first] == MOUTH:
+        return False
+    for sy in range(SAMPLES):
+        for sx in range(SAMPLES):
+            t = owner[y * SAMPLES + sy, x * SAMPLES + sx]
+            if t < 0 or materials[t] != materials[first]:
+                return False
+    return True
 
 
 @njit(cache=True, fastmath=True)
@@ -140,25 +157,28 @@ def resolve(owner, bary, arrays, look: Look, light: Light, shadow, background, t
     surface, n, at, out = np.empty(10, np.float32), np.empty(3, np.float32), np.empty(4, np.float32), np.empty(3)
     steps = tone.shape[0] - 1
     total = np.empty(3)
-    share = 1.0 / (SAMPLES * SAMPLES)
+    materials = arrays[1]
     for y in range(height):
         for x in range(width):
-            covered = 0
+            covered, shaded = 0, 0
             total[:] = 0.0
+            uniform = _uniform(owner, materials, y, x)
             for sy in range(SAMPLES):
                 for sx in range(SAMPLES):
                     yy, xx = y * SAMPLES + sy, x * SAMPLES + sx
                     t = owner[yy, xx]
-                    if t >= 0:
-                        covered += 1
+                    covered += t >= 0
+                    if t >= 0 and (sx == sy or not uniform):
+                        shaded += 1
                         _sample(t, bary[yy, xx, 0], bary[yy, xx, 1], arrays, look, light, shadow, surface, n, at, out)
                         for k in range(3):
                             # Highlights are compressed before they are averaged, so that edges stay smooth.
                             total[k] += min(out[k], 1.6)
             mask[y, x] = 1 if 2 * covered >= SAMPLES * SAMPLES else 0
-            left = 1.0 - covered * share
+            share = covered / (SAMPLES * SAMPLES)
+            inverse = share / max(1, shaded)
             for k in range(3):
-                value = total[k] * share + left * background[y, x, k]
+                value = total[k] * inverse + (1.0 - share) * background[y, x, k]
                 index = int(np.sqrt(max(0.0, min(4.0, value)) * 0.25) * steps + 0.5)
                 frame[y, x, k] = tone[index]
 
