@@ -34,7 +34,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise UserError(f"--dtype {name}: unknown number format; use auto, {', '.join(DTYPES)}")
     if name == "float16" and device.type == "cpu":
-        raise UserError("--dtype float16: processors compute it a hundred times slower than float32; use float32 or auto")
+        raise UserError(
+            "--dtype float16: processors compute it a hundred times slower than float32; use float32 or auto"
+        )
     return DTYPES[name]
 
 

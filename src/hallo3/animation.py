@@ -1,0 +1,273 @@
+"""One job: a portrait, a recording and a prompt on disk in, an MP4 on disk out; resumable after any interruption."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import UserError
+from .media.files import ensure_writable
+from .media.images import read_image
+from .media.sound import Speech, read_speech
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from .pipeline import Clip, Hallo3Pipeline, Performance
+
+Event = dict[str, Any]
+Listener = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class AnimationRequest:
+    """What to animate, and how. face_box: x, y, width, height in pixels of the portrait; scales: 1 is no guidance."""
+
+    portrait: Path
+    speech: Path
+    output: Path
+    prompt: str = ""
+    bundle: str = "embedded"
+    seed: int = 0
+    steps: int | None = None
+    speech_scale: float = 3.5
+    text_scale: float = 3.5
+    reference_scale: float = 1.0
+    framing: str = "auto"
+    face_box: tuple[float, float, float, float] | None = None
+    no_face: bool = False
+    face_index: int | None = None
+    separate_vocals: Path | None = None
+    crf: int = 18
+    resume: bool = False
+    overwrite: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the frames besides the two input files: recorded in the result, compared on resume."""
+        skip = {"portrait", "speech", "output", "resume", "overwrite"}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in skip}
+        values["separate_vocals"] = self.separate_vocals is not None
+        return values
+
+
+def file_digest(path: Path) -> str:
+    """BLAKE2 of a file, so that a resumed run notices an input that changed."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def animate(
+    request: AnimationRequest,
+    *,
+    pipeline: "Hallo3Pipeline | None" = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    listen: Listener = lambda event: None,
+) -> Path:
+    """Makes the video that `request` asks for and returns its path.
+
+    pipeline: one that is loaded already; else the request's bundle is loaded on `device` in `dtype` (`auto`: what suits
+    the machine). listen: called with events (`start`, `step`, `clip`, `notice`, `done`), each a dict with `event`.
+
+    Raises UserError for anything the user can mend. A run that stops half-way leaves OUTPUT.part, which plays, and its
+    state; the same request with `resume=True` gives the frames that an uninterrupted run would have given.
+    """
+    started = time.monotonic()
+    check_request(request)
+    image, speech = read_image(request.portrait), read_speech(request.speech)
+    samples = _without_music(speech, request)
+    if pipeline is None:
+        pipeline = load(request.bundle, device=device, dtype=dtype, listen=listen)
+    steps = request.steps or pipeline.config.num_inference_steps
+    performance = _prepare(pipeline, request, image, samples)
+    for notice in performance.notices:
+        listen({"event": "notice", "message": notice})
+    _write(pipeline, request, performance, speech, steps, listen, started)
+    return request.output
+
+
+def check_request(request: AnimationRequest) -> None:
+    """Raises UserError for whatever is wrong with the request itself, before anything is read or loaded."""
+    ensure_writable(request.output)
+    if request.output.exists() and not (request.overwrite or request.resume):
+        raise UserError(f"{request.output}: exists already; choose another name, or --overwrite")
+    if request.resume and request.overwrite:
+        raise UserError("--resume and --overwrite: one goes on, the other starts anew; give one of them")
+    begun = request.output.with_name(request.output.name + ".part.state").exists()
+    if begun and not (request.resume or request.overwrite):
+        raise UserError(f"{request.output}.part: left by an interrupted run; go on with --resume, or --overwrite it")
+    if request.resume and not begun:
+        raise UserError(f"{request.output}: there is nothing to --resume; leave the option out to start")
+    if request.steps is not None and not 1 <= request.steps <= 1000:
+        raise UserError(f"--steps {request.steps}: must be between 1 and 1000; 20 to 50 are usual")
+    if not 0 <= request.seed < 1 << 63:
+        raise UserError(f"--seed {request.seed}: must be between 0 and {(1 << 63) - 1}")
+    if not 0 <= request.crf <= 51:
+        raise UserError(f"--crf {request.crf}: must be between 0 (lossless) and 51; 18 is the default")
+    for name in ("speech_scale", "text_scale", "reference_scale"):
+        if not math.isfinite(getattr(request, name)):
+            option = name.replace("_", "-")
+            raise UserError(
+                f"--{option} {getattr(request, name)}: must be a number; 1 is no guidance, 3.5 is published"
+            )
+    if request.framing not in ("auto", "pad", "crop"):
+        raise UserError(f"--framing {request.framing}: must be auto, pad or crop")
+    if request.no_face and (request.face_box or request.face_index is not None):
+        raise UserError("--no-face goes without --face-box and --face: it animates without an identity")
+
+
+def load(
+    bundle: str, *, device: str = "auto", dtype: str = "auto", listen: Listener = lambda event: None
+) -> "Hallo3Pipeline":
+    """Loads a bundle onto a device, after checking that its memory suffices. Raises UserError."""
+    from .bundles.places import resolve
+    from .bundles.sizes import parameter_count
+    from .pipeline import Hallo3Pipeline
+    from .runtime.devices import check_memory, choose_device, choose_dtype
+
+    target = choose_device(device)
+    number_format = choose_dtype(dtype, target)
+    needed = parameter_count(resolve(bundle)) * number_format.itemsize + WORKING_MEMORY
+    check_memory(needed, target, f"bundle {bundle}")
+    if bundle == "embedded":
+        listen({"event": "notice", "message": EMBEDDED_NOTICE})
+    pipeline = Hallo3Pipeline.from_pretrained(bundle, torch_dtype=number_format)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(target)
+
+
+EMBEDDED_NOTICE = (
+    "the embedded bundle is a small model for trying things out, tests and teaching; for real portraits get the "
+    "published weights with `hallo3 download hallo3` (60 GB, a GPU), then --bundle hallo3"
+)
+
+
+WORKING_MEMORY = 1_000_000_000  # bytes beside the weights: libraries, activations and frames of a small clip
+
+
+def _without_music(speech: Speech, request: AnimationRequest) -> "np.ndarray":
+    if request.separate_vocals is None:
+        return speech.samples
+    import numpy as np
+
+    from .conditions.vocals import SAMPLE_RATE, stream_vocals
+    from .media.sound import speech_from_samples
+
+    blocks = list(stream_vocals(speech.blocks(SAMPLE_RATE), request.separate_vocals))
+    return speech_from_samples(np.concatenate(blocks, axis=1), SAMPLE_RATE, str(request.speech)).samples
+
+
+def _prepare(
+    pipeline: "Hallo3Pipeline", request: AnimationRequest, image: "Image.Image", samples: "np.ndarray"
+) -> "Performance":
+    from .sampling.guidance import GuidanceScales
+
+    return pipeline.prepare(
+        image,
+        samples,
+        request.prompt,
+        seed=request.seed,
+        guidance=GuidanceScales(request.speech_scale, request.text_scale, request.reference_scale),
+        framing=request.framing,
+        face_box=request.face_box,
+        no_face=request.no_face,
+        face_index=request.face_index,
+    )
+
+
+def _write(
+    pipeline: "Hallo3Pipeline",
+    request: AnimationRequest,
+    performance: "Performance",
+    speech: Speech,
+    steps: int,
+    listen: Listener,
+    started: float,
+) -> None:
+    import torch
+
+    from .media.provenance import provenance_tags
+    from .media.video import VideoWriter
+
+    _, _, width, height = performance.framing.visible
+    settings = {**request.settings(), "steps": steps, "framing_used": performance.framing.mode}
+    inputs = {"portrait_file": file_digest(request.portrait), "speech_file": file_digest(request.speech)}
+    writer = VideoWriter(
+        request.output,
+        width,
+        height,
+        fps=pipeline.config.fps,
+        speech=speech,
+        metadata=provenance_tags(bundle=request.bundle, seed=request.seed, settings=settings),
+        fingerprint=json.dumps({**settings, **inputs, "clips": performance.num_clips}, sort_keys=True),
+        crf=request.crf,
+        resume=request.resume,
+        overwrite=request.overwrite,
+    )
+    with writer:
+        first = writer.progress.clips
+        listen(_start_event(pipeline, performance, steps, width, height, first))
+        timer = Timer(performance.num_clips - first, steps, listen, first)
+        carried = torch.from_numpy(writer.progress.carry["motion"]) if first else None
+        clips = pipeline.render(
+            performance, num_inference_steps=steps, first_clip=first, last_motion=carried, on_step=timer.step
+        )
+        for clip in clips:
+            writer.write_clip(clip.frames, carry={"motion": clip.motion.numpy()})
+            timer.clip(clip)
+        frames = writer.progress.frames
+        writer.finish()
+    seconds, took = frames / pipeline.config.fps, time.monotonic() - started
+    listen({"event": "done", "output": str(request.output), "frames": frames, "seconds": seconds, "took": took})
+
+
+def _start_event(
+    pipeline: "Hallo3Pipeline", performance: "Performance", steps: int, width: int, height: int, first: int
+) -> Event:
+    return {
+        "event": "start",
+        "frames": performance.num_frames,
+        "fps": pipeline.config.fps,
+        "clips": performance.num_clips,
+        "done_already": first,
+        "steps": steps,
+        "width": width,
+        "height": height,
+        "framing": performance.framing.report,
+    }
+
+
+class Timer:
+    """Turns the pipeline's calls into events with the time left, from what steps and decoding have taken so far."""
+
+    def __init__(self, clips: int, steps: int, listen: Listener, first: int) -> None:
+        self._clips, self._steps, self._listen, self._first = clips, steps, listen, first
+        self._began = time.monotonic()
+        self._between = 0.0  # seconds from a clip's last step to the next one's first: decoding and encoding
+        self._last = self._began
+
+    def step(self, index: int, step: int) -> None:
+        """A sampling step of clip `index` is done."""
+        now = time.monotonic()
+        done = (index - self._first) * self._steps + step + 1
+        stepping = now - self._began - self._between * (index - self._first)
+        left = stepping / done * (self._clips * self._steps - done)
+        left += self._between * (self._clips - (index - self._first))
+        self._last = now
+        total = self._first + self._clips
+        event = {"event": "step", "clip": index, "clips": total, "step": step, "steps": self._steps}
+        self._listen({**event, "seconds_left": round(left, 1)})
+
+    def clip(self, clip: "Clip") -> None:
+        """A clip is written."""
+        now, done = time.monotonic(), clip.index - self._first + 1
+        self._between += (now - self._last - self._between) / done
+        left = (now - self._began) / done * (self._clips - done)
+        event = {"event": "clip", "clip": clip.index, "clips": clip.total, "frames": len(clip.frames)}
+        self._listen({**event, "seconds_left": round(left, 1)})

@@ -1,0 +1,107 @@
+"""`hallo3 animate`: a portrait speaks."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import UserError
+
+INPUT, LOOK, FACE, RUN = "What to animate", "How it looks", "Which face", "How it runs"
+
+
+def command(
+    portrait: Annotated[Path, typer.Argument(help="Image of the person: PNG, JPEG, WebP, …", show_default=False)],
+    speech: Annotated[Path, typer.Argument(help="Recording: WAV, MP3, M4A, FLAC, OGG, or a video's sound.")],
+    prompt: Annotated[str, typer.Option(help="Who is seen, what they do, and where.", rich_help_panel=INPUT)] = "",
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="The video, .mp4. [default: PORTRAIT_SPEECH.mp4 here]", show_default=False),
+    ] = None,
+    bundle: Annotated[
+        str,
+        typer.Option(help="Model: `embedded`, a folder, or a name that `hallo3 bundles` lists.", rich_help_panel=INPUT),
+    ] = "embedded",
+    separate_vocals: Annotated[
+        Path | None,
+        typer.Option(metavar="KIM_VOCAL_2.onnx", help="First take music and noise away.", rich_help_panel=INPUT),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same machine: same frames.", rich_help_panel=LOOK)] = 0,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Sampling steps; more is finer and slower. [default: the bundle's]", rich_help_panel=LOOK),
+    ] = None,
+    speech_scale: Annotated[
+        float, typer.Option(help="Guidance by speech: higher follows the lips closer.", rich_help_panel=LOOK)
+    ] = 3.5,
+    text_scale: Annotated[
+        float, typer.Option(help="Guidance by the prompt: higher moves more.", rich_help_panel=LOOK)
+    ] = 3.5,
+    reference_scale: Annotated[
+        float,
+        typer.Option(
+            help="Guidance by the portrait: higher stays closer to it, and costs a branch.", rich_help_panel=LOOK
+        ),
+    ] = 1.0,
+    framing: Annotated[
+        str, typer.Option(help="auto, pad or crop: how the picture meets the model's format.", rich_help_panel=LOOK)
+    ] = "auto",
+    crf: Annotated[int, typer.Option(help="H.264 quality, 0 (lossless) to 51.", rich_help_panel=LOOK)] = 18,
+    face_box: Annotated[
+        tuple[float, float, float, float] | None,
+        typer.Option(metavar="X Y W H", help="Where the face is, in pixels.", rich_help_panel=FACE, show_default=False),
+    ] = None,
+    face: Annotated[
+        int | None, typer.Option(help="Which of several faces, largest first, from 0.", rich_help_panel=FACE)
+    ] = None,
+    no_face: Annotated[
+        bool,
+        typer.Option("--no-face", help="Animate without knowing who it is: a zero identity.", rich_help_panel=FACE),
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=RUN)] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=RUN)] = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run.", rich_help_panel=RUN)
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUTPUT, and forget an interrupted run.", rich_help_panel=RUN)
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing but errors.", rich_help_panel=RUN)
+    ] = False,
+    json_events: Annotated[
+        bool, typer.Option("--json", help="One JSON event a line, for programs.", rich_help_panel=RUN)
+    ] = False,
+) -> None:
+    """Make PORTRAIT say SPEECH.
+
+    The result is an MP4 (H.264, AAC, 25 frames a second) as long as the speech. While it is made, OUTPUT.part can be
+    played already; when the run is stopped, the same command with --resume goes on where it was.
+    """
+    from ..animation import AnimationRequest, animate
+    from .progress import listener
+
+    request = AnimationRequest(
+        portrait=portrait,
+        speech=speech,
+        output=output or Path(f"{portrait.stem}_{speech.stem}.mp4"),
+        prompt=prompt,
+        bundle=bundle,
+        seed=seed,
+        steps=steps,
+        speech_scale=speech_scale,
+        text_scale=text_scale,
+        reference_scale=reference_scale,
+        framing=framing,
+        face_box=face_box,
+        no_face=no_face,
+        face_index=face,
+        separate_vocals=separate_vocals,
+        crf=crf,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    if quiet and json_events:
+        raise UserError("--quiet and --json: one of them, not both")
+    with listener(quiet=quiet, as_json=json_events) as listen:
+        animate(request, device=device, dtype=dtype, listen=listen)

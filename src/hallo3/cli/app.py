@@ -1,0 +1,100 @@
+"""The `hallo3` application: its commands, and the one place where errors become one line and an exit code."""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+
+from ..errors import UserError
+from ..version import __version__
+from . import animate, bundles, convert, download, verify
+
+app = typer.Typer(
+    name="hallo3",
+    help="Make a portrait speak: an image, a recording of speech and a line of text in, a video out.",
+    epilog="Start with:  hallo3 animate portrait.jpg speech.wav --prompt 'A woman talks by the sea' -o out.mp4",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("animate")(animate.command)
+app.command("convert")(convert.command)
+app.command("verify")(verify.command)
+app.command("download")(download.command)
+app.command("bundles")(bundles.command)
+
+STOPPED = 130  # what the parser returns, too, when it meets a Ctrl-C
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hallo3 {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+def _report(message: str) -> None:
+    print(f"hallo3: error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _memory_ran_out(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0 done, 1 failed check or a bug, 2 the user's to mend, 130 stopped.
+
+    arguments: the words after `hallo3`; those of the process by default.
+    """
+    try:
+        result = app(args=list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
+        code = result if isinstance(result, int) else 0
+    except UserError as error:
+        _report(str(error))
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        code = STOPPED
+    except typer.Exit as error:
+        code = error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return _unexpected(error)
+    if code == STOPPED:
+        _report("stopped; what was finished is kept, and animate goes on with --resume")
+    return code
+
+
+def _unexpected(error: Exception) -> int:
+    usage = getattr(error, "format_message", None)
+    if usage is not None:  # a wrong option or argument, in the words of the parser
+        _report(f"{usage()} See `hallo3 {_command_in(error)}--help`.")
+        return 2
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        _report("the disk is full: free some space; an animation goes on with --resume")
+        return 2
+    if _memory_ran_out(error):
+        _report("memory ran out: close other programs, use a smaller bundle, or a machine with more memory")
+        return 2
+    if os.environ.get("HALLO3_DEBUG"):
+        traceback.print_exc()
+    _report(f"a bug in hallo3 ({type(error).__name__}: {error}); HALLO3_DEBUG=1 shows where, please report it")
+    return 1
+
+
+def _command_in(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    name = getattr(context, "info_name", None)
+    return f"{name} " if name and name != "hallo3" else ""

@@ -1,0 +1,87 @@
+"""What a run shows while it goes on: a bar on a terminal, lines in a log, JSON events for programs, or nothing."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+Event = dict[str, Any]
+
+
+@contextmanager
+def listener(*, quiet: bool, as_json: bool) -> Iterator[Callable[[Event], None]]:
+    """Gives the function that takes the events of `hallo3.animation.animate`."""
+    if quiet:
+        yield lambda event: None
+    elif as_json:
+        yield lambda event: print(json.dumps(event), flush=True)
+    elif sys.stderr.isatty():
+        with _bar() as show:
+            yield show
+    else:
+        yield _print_line
+
+
+def clock(seconds: float) -> str:
+    """75.2 → `1:15`, 3725 → `1:02:05`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _sentence(event: Event) -> str | None:
+    match event["event"]:
+        case "notice":
+            return f"note: {event['message']}"
+        case "start":
+            return (
+                f"{event['frames']} frames ({event['frames'] / event['fps']:.1f} s) in {event['clips']} clips of "
+                f"{event['steps']} steps, {event['width']}×{event['height']} pixels; {event['framing']}"
+            )
+        case "clip":
+            left = event["seconds_left"]
+            return f"clip {event['clip'] + 1} of {event['clips']} is done; {clock(left)} left" if left else None
+        case "done":
+            return f"{event['output']} ({event['seconds']:.1f} s of video, made in {clock(event['took'])})"
+    return None
+
+
+def _print_line(event: Event) -> None:
+    text = _sentence(event)
+    if text is not None:
+        print(text, file=sys.stdout if event["event"] == "done" else sys.stderr, flush=True)
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[Event], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} % {task.fields[left]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("reading and encoding", total=None, left="")
+
+        def show(event: Event) -> None:
+            if event["event"] == "step":
+                clip, step = f"clip {event['clip'] + 1} of {event['clips']}", f"step {event['step'] + 1}"
+                progress.update(
+                    task,
+                    description=f"{clip}, {step} of {event['steps']}",
+                    total=event["clips"] * event["steps"],
+                    completed=event["clip"] * event["steps"] + event["step"] + 1,
+                    left=f"{clock(event['seconds_left'])} left",
+                )
+            elif event["event"] == "done":
+                progress.stop()
+                _print_line(event)
+            elif event["event"] != "clip":
+                text = _sentence(event)
+                if text:
+                    progress.console.print(text, highlight=False)
+
+        yield show

@@ -1,0 +1,397 @@
+"""The main job: portrait, speech and prompt become conditions, then clip after clip of frames, in constant memory."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLCogVideoX
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from PIL import Image
+from transformers import PreTrainedTokenizerBase, T5EncoderModel, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+from .conditions import face as faces
+from .conditions import motion, text
+from .conditions.portrait import Framing, frame_portrait
+from .conditions.speech import SpeechWindows, clip_windows, encode_speech, num_clips, num_video_frames, speech_windows
+from .media.images import read_image
+from .media.sound import read_speech
+from .networks.conditions import DenoiserConditions
+from .networks.denoiser import Hallo3Transformer3DModel
+from .networks.reference import ReferenceNetwork
+from .sampling.guidance import GuidanceScales, branches, combine
+from .sampling.scheduler import Hallo3DPMScheduler
+
+StepCallback = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Performance:
+    """Everything that stays the same over a video: made once by `Hallo3Pipeline.prepare`.
+
+    portrait: (1, 3, H, W) in [-1, 1]; text_embeds: (1, L, c); windows: (frames, 5, 12, c), read clip by clip;
+    references: the reference network's features, one (1, n, d) a layer, of the portrait (True) and of the dropped
+    reference (False), as far as the guidance branches need them; num_frames: of the video, num_clips: that it takes.
+    """
+
+    seed: int
+    guidance: GuidanceScales
+
+    portrait: torch.Tensor
+    framing: Framing
+    face: faces.FaceCondition
+    text_embeds: torch.Tensor
+    windows: SpeechWindows
+    references: dict[bool, list[torch.Tensor]]
+    num_frames: int
+    num_clips: int
+    notices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One finished clip: frames (F, height, width, 3) uint8 as the user sees them, and what the next clip starts from.
+
+    motion: the last frames on the canvas, (k, 3, H, W) float32 in [-1, 1].
+    """
+
+    index: int
+    total: int
+    frames: np.ndarray
+    motion: torch.Tensor
+
+
+@dataclass
+class Hallo3Output(BaseOutput):
+    """frames: (F, height, width, 3) uint8; fps: frames per second."""
+
+    frames: np.ndarray
+    fps: int
+
+
+@dataclass(frozen=True)
+class LastingConditions:
+    """Keys and values of every layer that a whole video shares (see `DenoiserConditions`)."""
+
+    reference: dict[bool, list[torch.Tensor]]
+    face: list[torch.Tensor]
+    no_speech: list[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class BranchInputs:
+    """One guidance branch of one clip. image_latents: (1, T, 16, h, w); given: the denoiser's conditions."""
+
+    weight: float
+    image_latents: torch.Tensor
+    text_embeds: torch.Tensor
+    given: dict[str, Any]
+
+
+def derived_generator(seed: int, *purpose: object) -> torch.Generator:
+    """A random generator that depends on the seed and the purpose alone, so that clip c is the same whether the run
+    came from clip 0 or was resumed just before c. On the CPU: the same noise on every device."""
+    digest = hashlib.blake2b("/".join(map(str, (seed, *purpose))).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
+
+
+class Hallo3Pipeline(DiffusionPipeline):
+    """Talking portraits (Hallo3): `pipeline(portrait, speech, prompt=...)` gives all frames, `.stream(...)` clips.
+
+    The configuration holds the sizes the weights were trained for: pixels, frames a clip, motion frames, text length.
+    """
+
+    transformer: Hallo3Transformer3DModel
+    reference_network: ReferenceNetwork
+    vae: AutoencoderKLCogVideoX
+    text_encoder: T5EncoderModel
+    tokenizer: PreTrainedTokenizerBase
+    speech_encoder: Wav2Vec2Model
+    feature_extractor: Wav2Vec2FeatureExtractor
+    scheduler: Hallo3DPMScheduler
+    face_encoder: faces.FaceAnalyzer
+    config: Any
+
+    model_cpu_offload_seq = "text_encoder->speech_encoder->reference_network->transformer->vae"
+
+    def __init__(
+        self,
+        transformer: Hallo3Transformer3DModel,
+        reference_network: ReferenceNetwork,
+        vae: AutoencoderKLCogVideoX,
+        text_encoder: T5EncoderModel,
+        tokenizer: PreTrainedTokenizerBase,
+        speech_encoder: Wav2Vec2Model,
+        feature_extractor: Wav2Vec2FeatureExtractor,
+        scheduler: Hallo3DPMScheduler,
+        face_encoder: faces.FaceAnalyzer,
+        sample_height: int = 480,
+        sample_width: int = 720,
+        num_frames: int = 49,
+        motion_frames: int = 2,
+        text_length: int = 226,
+        fps: int = 25,
+        num_inference_steps: int = 50,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            transformer=transformer,
+            reference_network=reference_network,
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            speech_encoder=speech_encoder,
+            feature_extractor=feature_extractor,
+            scheduler=scheduler,
+            face_encoder=face_encoder,
+        )
+        self.register_to_config(
+            sample_height=sample_height,
+            sample_width=sample_width,
+            num_frames=num_frames,
+            motion_frames=motion_frames,
+            text_length=text_length,
+            fps=fps,
+            num_inference_steps=num_inference_steps,
+        )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> "Hallo3Pipeline":
+        """Loads a bundle: a folder, the name of one on this machine (`embedded`), or a hub repository.
+
+        options: `torch_dtype`, and any component or configuration value to use in place of the bundle's.
+        Raises UserError when the bundle is unknown, incomplete or damaged.
+        """
+        from .bundles.layout import load_pipeline
+
+        return load_pipeline(cls, pretrained_model_name_or_path, **options)
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
+        """Writes the pipeline as a bundle folder."""
+        from .bundles.layout import save_pipeline
+
+        save_pipeline(self, save_directory, **options)
+
+    # ---------------------------------------------------------------------------------------------------- conditions
+
+    @torch.no_grad()
+    def prepare(
+        self,
+        portrait: Image.Image,
+        speech: np.ndarray,
+        prompt: str = "",
+        *,
+        seed: int = 0,
+        guidance: GuidanceScales | None = None,
+        framing: str = "auto",
+        face_box: tuple[float, float, float, float] | None = None,
+        no_face: bool = False,
+        face_index: int | None = None,
+    ) -> Performance:
+        """Turns what a person has into what the networks take; runs every encoder once.
+
+        portrait: an RGB image. speech: (samples,) mono float32 at 16 kHz. face_box: x, y, width, height in pixels of
+        `portrait`. Raises UserError when no face is found and neither `face_box` nor `no_face` is given.
+        """
+        guidance = guidance or GuidanceScales()
+        canvas, placed = frame_portrait(portrait, self.config.sample_height, self.config.sample_width, framing)
+        face = faces.condition_face(
+            self.face_encoder,
+            canvas,
+            face_box=placed.to_canvas(face_box) if face_box else None,
+            no_face=no_face,
+            index=face_index,
+        )
+        words, text_notices = self._encode_text(prompt)
+        windows = speech_windows(
+            encode_speech(speech, self.speech_encoder, self.feature_extractor, num_frames=self.config.num_frames)
+        )
+        frames = num_video_frames(len(speech))
+        return Performance(
+            seed=seed,
+            guidance=guidance,
+            portrait=motion.to_tensor(canvas),
+            framing=placed,
+            face=face,
+            text_embeds=words,
+            windows=windows,
+            references=self._references(canvas, face, seed, {b.reference for b in branches(guidance)}),
+            num_frames=frames,
+            num_clips=num_clips(frames, self.config.num_frames, self.config.motion_frames),
+            notices=(*face.notices, *text_notices),
+        )
+
+    def _encode_text(self, prompt: str) -> tuple[torch.Tensor, tuple[str, ...]]:
+        return text.encode_prompt(prompt, self.tokenizer, self.text_encoder, self.config.text_length)
+
+    def _references(
+        self, canvas: np.ndarray, face: faces.FaceCondition, seed: int, wanted: set[bool]
+    ) -> dict[bool, list[torch.Tensor]]:
+        """Per-layer features of the portrait (True) and of the dropped reference, a zero latent (False)."""
+        image = faces.black_outside(canvas, face.box)
+        latent = motion.encode_reference_latents(self.vae, image, derived_generator(seed, "reference"))
+        network = self.reference_network
+        doubled = torch.cat([latent, latent], dim=2).to(self._execution_device, network.dtype)
+        empty = torch.zeros(1, self.config.text_length, network.config.text_embed_dim).to(doubled)
+        return {kept: network(doubled if kept else torch.zeros_like(doubled), empty) for kept in wanted}
+
+    # ------------------------------------------------------------------------------------------------------ rendering
+
+    @torch.no_grad()
+    def render(
+        self,
+        performance: Performance,
+        *,
+        num_inference_steps: int | None = None,
+        first_clip: int = 0,
+        last_motion: torch.Tensor | None = None,
+        cached: bool = True,
+        on_step: StepCallback | None = None,
+    ) -> Iterator[Clip]:
+        """Yields finished clips from `first_clip` on; memory does not grow with the speech's length.
+
+        last_motion: `Clip.motion` of the clip before `first_clip`; needed when that is not 0. cached: project speech,
+        face and reference once per clip; False recomputes them in every step (exact mode, for comparison). on_step is
+        called with (clip, step) after each sampling step.
+        """
+        if (first_clip > 0) != (last_motion is not None):
+            raise ValueError("last_motion goes with first_clip > 0, and only then")
+        steps = num_inference_steps or self.config.num_inference_steps
+        lasting = self._lasting_conditions(performance) if cached else None
+        moving = last_motion
+        for index in range(first_clip, performance.num_clips):
+            generator = derived_generator(performance.seed, "clip", index)
+            image_latents = self._image_latents(performance, moving, generator)
+            inputs = self._clip_inputs(performance, index, image_latents, lasting)
+            report = None if on_step is None else partial(on_step, index)
+            latents = self._sample(inputs, image_latents, steps, generator, report)
+            frames, moving = self._decode(latents, self._frames_of(performance, index))
+            yield Clip(index, performance.num_clips, performance.framing.restore(frames), moving)
+
+    def _lasting_conditions(self, performance: Performance) -> LastingConditions:
+        network, k = self.transformer, self.transformer.config
+        shape = (1, self.config.num_frames, k.speech_window, k.speech_blocks, k.speech_channels)
+        silence = torch.zeros(shape, device=self._execution_device, dtype=network.dtype)
+        return LastingConditions(
+            reference={kept: network.prepare_reference(found) for kept, found in performance.references.items()},
+            face=network.prepare_face(self._face_embedding(performance)),
+            no_speech=network.prepare_speech(silence),
+        )
+
+    def _face_embedding(self, performance: Performance) -> torch.Tensor:
+        embedding = torch.from_numpy(performance.face.embedding)[None]
+        return embedding.to(self._execution_device, self.transformer.dtype)
+
+    def _image_latents(
+        self, performance: Performance, last_motion: torch.Tensor | None, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Portrait and masked motion frames as latents (1, T, 16, h, w); the first clip starts from the portrait."""
+        k = self.config.motion_frames
+        before = performance.portrait.repeat(k, 1, 1, 1) if last_motion is None else last_motion
+        masked = motion.mask_pixels(before, generator=generator)
+        count = (self.config.num_frames - 1) // self.vae.config.temporal_compression_ratio + 1
+        return motion.encode_image_latents(self.vae, performance.portrait, masked, generator, count)
+
+    def _clip_inputs(
+        self, performance: Performance, index: int, image_latents: torch.Tensor, lasting: LastingConditions | None
+    ) -> list[BranchInputs]:
+        """What the denoiser takes in each guidance branch of a clip, besides the sample and the timestep."""
+        device, dtype = self._execution_device, self.transformer.dtype
+        windows = clip_windows(performance.windows, index, self.config.num_frames, self.config.motion_frames)
+        windows, known = windows[None].to(device, dtype), image_latents.to(device, dtype)
+        words = performance.text_embeds.to(device, dtype)
+        speech = None if lasting is None else self.transformer.prepare_speech(windows)
+        inputs = []
+        for branch in branches(performance.guidance):
+            if lasting is None:
+                given = {
+                    "speech": windows if branch.speech else torch.zeros_like(windows),
+                    "face": self._face_embedding(performance),
+                    "reference": performance.references[branch.reference],
+                }
+            else:
+                spoken = speech if branch.speech else lasting.no_speech
+                given = {"conditions": DenoiserConditions(lasting.reference[branch.reference], lasting.face, spoken)}
+            image = known if branch.reference else torch.zeros_like(known)
+            inputs.append(BranchInputs(branch.weight, image, words if branch.text else torch.zeros_like(words), given))
+        return inputs
+
+    def _sample(
+        self,
+        inputs: list[BranchInputs],
+        like: torch.Tensor,
+        steps: int,
+        generator: torch.Generator,
+        report: Callable[[int], None] | None,
+    ) -> torch.Tensor:
+        """Runs the solver: latents (1, T, 16, h, w) × the VAE's scaling factor, in float32."""
+        device, dtype = self._execution_device, self.transformer.dtype
+        sample = torch.randn(like.shape, generator=generator).to(device)
+        self.scheduler.set_timesteps(steps, device=device)
+        x0 = None
+        for index, timestep in enumerate(self.scheduler.timesteps):
+            estimates = []
+            for one in inputs:
+                joined = torch.cat([sample.to(dtype), one.image_latents], dim=2)
+                estimates.append(self.transformer(joined, timestep[None], one.text_embeds, **one.given).float())
+            velocity = combine(estimates, [one.weight for one in inputs])
+            step = self.scheduler.step(velocity, index, sample, x0, generator=generator)
+            sample, x0 = step.prev_sample, step.pred_original_sample
+            if report is not None:
+                report(index)
+        return sample
+
+    def _frames_of(self, performance: Performance, index: int) -> int:
+        """Frames that clip `index` adds: all but its lead-in, and no more than the speech still needs."""
+        step = self.config.num_frames - self.config.motion_frames
+        return min(step, performance.num_frames - index * step)
+
+    def _decode(self, latents: torch.Tensor, wanted: int) -> tuple[np.ndarray, torch.Tensor]:
+        """The clip's frames after its lead-in, (wanted, H, W, 3) uint8, and its last frames (k, 3, H, W) float32."""
+        k = self.config.motion_frames
+        pieces, last = [], latents.new_zeros(0)
+        for piece in motion.decode_video(self.vae, latents):
+            last = torch.cat([last, piece.cpu()])[-k:] if len(last) else piece.cpu()[-k:]
+            pieces.append(motion.to_frames(piece))
+        return np.concatenate(pieces)[k : k + wanted], last
+
+    # ------------------------------------------------------------------------------------------------- the short ways
+
+    def stream(
+        self,
+        portrait: Image.Image | str | Path,
+        speech: np.ndarray | str | Path,
+        prompt: str = "",
+        *,
+        num_inference_steps: int | None = None,
+        on_step: StepCallback | None = None,
+        **options: Any,
+    ) -> Iterator[np.ndarray]:
+        """Yields frames clip by clip, (F, height, width, 3) uint8 each, at the configuration's `fps`.
+
+        portrait: an image or its path. speech: a path, or (samples,) mono float32 at 16 kHz. options: as `prepare`.
+        Raises UserError for input that can't be used.
+        """
+        performance = self.prepare(_as_image(portrait), _as_samples(speech), prompt, **options)
+        for clip in self.render(performance, num_inference_steps=num_inference_steps, on_step=on_step):
+            yield clip.frames
+
+    def __call__(
+        self, portrait: Image.Image | str | Path, speech: np.ndarray | str | Path, prompt: str = "", **options: Any
+    ) -> Hallo3Output:
+        """All frames at once; arguments as `stream`. For minutes of speech use `stream`: memory stays constant."""
+        frames = np.concatenate(list(self.stream(portrait, speech, prompt, **options)))
+        return Hallo3Output(frames=frames, fps=self.config.fps)
+
+
+def _as_image(portrait: Image.Image | str | Path) -> Image.Image:
+    return portrait if isinstance(portrait, Image.Image) else read_image(portrait)
+
+
+def _as_samples(speech: np.ndarray | str | Path) -> np.ndarray:
+    return speech if isinstance(speech, np.ndarray) else read_speech(speech).samples

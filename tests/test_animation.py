@@ -1,0 +1,122 @@
+"""Files in, file out: the whole job on a tiny bundle, killed and resumed, through the command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from hallo3.animation import AnimationRequest, animate
+from hallo3.errors import UserError
+from hallo3.media.provenance import read_provenance
+from hallo3.media.video import probe, read_video
+from hallo3.pipeline import Hallo3Pipeline
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("inputs")
+    tiny.portrait().save(folder / "portrait.png")
+    tiny.write_wav(folder / "speech.wav", tiny.speech(0.9))
+    return {"portrait": folder / "portrait.png", "speech": folder / "speech.wav"}
+
+
+def command(inputs: dict[str, Path], bundle: Path, output: Path, *options: str) -> list[str]:
+    where = [str(inputs["portrait"]), str(inputs["speech"]), "--bundle", str(bundle), "-o", str(output)]
+    look = ["--prompt", "a woman talks", "--face-box", "8", "8", "30", "30"]
+    return [sys.executable, "-m", "hallo3", "animate", *where, *look, *options]
+
+
+def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+
+
+def test_result(inputs: dict[str, Path], tiny_bundle: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.mp4"
+    done = run(command(inputs, tiny_bundle, output, "--json", "--seed", "5"))
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    kinds = [event["event"] for event in events]
+    assert kinds.count("clip") == 4 and kinds[-1] == "done"
+    steps = [event for event in events if event["event"] == "step"]
+    assert len(steps) == 4 * 2 and all(event["seconds_left"] >= 0 for event in steps)
+    info = probe(output)
+    assert (info.codec, info.width, info.height, info.fps, info.frames) == ("h264", tiny.WIDTH, tiny.HEIGHT, 25, 23)
+    assert info.sound is not None and info.sound.codec == "aac"
+    assert info.start == 0 and abs(info.sound.start) < 1 / 25 and abs(info.seconds - 0.9) <= 1 / 25
+    record = read_provenance(output)
+    assert record is not None and record["ai_generated"] is True
+    assert record["seed"] == 5 and record["settings"]["steps"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4"]
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_uninterrupted(inputs: dict[str, Path], tiny_bundle: Path, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole.mp4", tmp_path / "broken.mp4"
+    assert run(command(inputs, tiny_bundle, whole, "--quiet", "--steps", "20")).returncode == 0
+    process = subprocess.Popen(command(inputs, tiny_bundle, broken, "--quiet", "--steps", "20"))
+    state = tmp_path / "broken.mp4.part.state"
+    deadline = time.monotonic() + 120
+    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert state.exists() and not broken.exists(), "killed too late or never begun"
+    assert len(read_video(tmp_path / "broken.mp4.part").frames) >= 7  # what is there plays
+    refused = run(command(inputs, tiny_bundle, broken, "--steps", "20"))
+    assert refused.returncode == 2 and "--resume" in refused.stderr
+    changed = run(command(inputs, tiny_bundle, broken, "--steps", "20", "--seed", "8", "--resume"))
+    assert changed.returncode == 2 and "seed" in changed.stderr
+    assert run(command(inputs, tiny_bundle, broken, "--quiet", "--steps", "20", "--resume")).returncode == 0
+    assert np.array_equal(read_video(whole).frames, read_video(broken).frames)
+    assert whole.read_bytes() == broken.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.mp4", "whole.mp4"]
+
+
+def test_one_pipeline_makes_many_videos(inputs: dict[str, Path], tiny_bundle: Path, tmp_path: Path) -> None:
+    pipeline = Hallo3Pipeline.from_pretrained(tiny_bundle)
+    made = []
+    for name in ("a.mp4", "b.mp4"):
+        request = AnimationRequest(**inputs, output=tmp_path / name, face_box=(8, 8, 30, 30), steps=1)
+        made.append(animate(request, pipeline=pipeline).read_bytes())
+    assert made[0] == made[1]
+
+
+def test_existing_output_is_kept_unless_told(inputs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "out.mp4").write_text("precious")
+    with pytest.raises(UserError, match="--overwrite"):
+        animate(AnimationRequest(**inputs, output=tmp_path / "out.mp4"))
+
+
+def test_interrupting_keeps_what_is_done(inputs: dict[str, Path], tiny_bundle: Path, tmp_path: Path) -> None:
+    """Ctrl-C after the first clip: the partial file and its state stay, and the message says how to go on."""
+    output = tmp_path / "out.mp4"
+    process = subprocess.Popen(
+        command(inputs, tiny_bundle, output, "--json", "--steps", "200"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    for line in process.stdout:
+        if json.loads(line)["event"] == "clip":
+            process.send_signal(signal.SIGINT)
+            break
+    errors = process.stderr.read()
+    assert process.wait(60) == 130
+    assert "--resume" in errors and "Traceback" not in errors
+    assert (tmp_path / "out.mp4.part").exists() and (tmp_path / "out.mp4.part.state").exists()
+
+
+def test_module_and_version_answer(tmp_path: Path) -> None:
+    import hallo3
+
+    answer = run([sys.executable, "-m", "hallo3", "--version"])
+    assert answer.stdout.strip() == f"hallo3 {hallo3.__version__}"
+    assert "animate" in run([sys.executable, "-m", "hallo3", "--help"]).stdout

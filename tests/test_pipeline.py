@@ -1,0 +1,177 @@
+"""The pipeline on a tiny bundle of the real classes: what is cached, resumed or skipped equals the plain computation."""
+
+import gc
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from hallo3.errors import UserError
+from hallo3.pipeline import Hallo3Pipeline, derived_generator
+from hallo3.sampling.guidance import GuidanceScales
+
+BOX = (8.0, 8.0, 30.0, 30.0)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_bundle: Path) -> Hallo3Pipeline:
+    loaded = Hallo3Pipeline.from_pretrained(tiny_bundle)
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+def frames_of(pipeline: Hallo3Pipeline, seconds: float = 0.7, **options: object) -> np.ndarray:
+    found = pipeline(tiny.portrait(), tiny.speech(seconds), "a woman talks", face_box=BOX, **options)
+    return found.frames
+
+
+def test_as_many_frames_as_the_speech_lasts(pipeline: Hallo3Pipeline) -> None:
+    assert frames_of(pipeline, 0.7).shape == (18, tiny.HEIGHT, tiny.WIDTH, 3)  # 0.7 s · 25 = 17.5
+    assert len(frames_of(pipeline, 0.2)) == 5
+
+
+def test_same_seed_same_frames(pipeline: Hallo3Pipeline) -> None:
+    first = frames_of(pipeline, seed=3)
+    assert np.array_equal(first, frames_of(pipeline, seed=3))
+    assert not np.array_equal(first, frames_of(pipeline, seed=4))
+
+
+@pytest.mark.parametrize("scales", [GuidanceScales(), GuidanceScales(2.0, 3.0, 1.5)])
+def test_cached_conditions_equal_recomputed_ones(pipeline: Hallo3Pipeline, scales: GuidanceScales) -> None:
+    performance = pipeline.prepare(tiny.portrait(), tiny.speech(0.7), "a woman talks", face_box=BOX, guidance=scales)
+    cached = [clip.motion for clip in pipeline.render(performance)]
+    exact = [clip.motion for clip in pipeline.render(performance, cached=False)]
+    for a, b in zip(cached, exact, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=0)
+
+
+def test_resumed_equals_uninterrupted(pipeline: Hallo3Pipeline) -> None:
+    performance = pipeline.prepare(tiny.portrait(), tiny.speech(0.7), "a woman", face_box=BOX)
+    whole = list(pipeline.render(performance))
+    assert len(whole) == 3
+    again = pipeline.prepare(tiny.portrait(), tiny.speech(0.7), "a woman", face_box=BOX)
+    rest = list(pipeline.render(again, first_clip=2, last_motion=whole[1].motion))
+    assert len(rest) == 1
+    assert np.array_equal(rest[0].frames, whole[2].frames)
+
+
+def test_clips_are_chained_by_their_last_frames(pipeline: Hallo3Pipeline) -> None:
+    performance = pipeline.prepare(tiny.portrait(), tiny.speech(0.7), "a woman", face_box=BOX)
+    first, second = [clip for clip, _ in zip(pipeline.render(performance), range(2), strict=False)]
+    rest = pipeline.render(performance, first_clip=1, last_motion=torch.zeros_like(first.motion))
+    assert not np.array_equal(next(rest).frames, second.frames)
+    last = (first.motion.permute(0, 2, 3, 1).numpy() + 1) * 127.5
+    assert np.array_equal(last.round().astype(np.uint8), first.frames[-2:])
+
+
+def test_every_condition_shows_in_the_frames(pipeline: Hallo3Pipeline) -> None:
+    base = dict(portrait=tiny.portrait(), speech=tiny.speech(0.3), prompt="a woman", face_box=BOX)
+    changes = {
+        "portrait": tiny.portrait().rotate(180),
+        "speech": tiny.speech(0.3)[::-1].copy(),
+        "prompt": "talks",
+        "face_box": (20.0, 5.0, 30.0, 30.0),
+    }
+    frames = pipeline(**base).frames
+    for name, value in changes.items():
+        assert not np.array_equal(pipeline(**{**base, name: value}).frames, frames), name
+
+
+def count_calls(pipeline: Hallo3Pipeline, **options: object) -> dict[str, int]:
+    """How often each network runs, by hooks on the networks themselves."""
+    calls: dict[str, int] = {}
+    networks = {
+        "reference": pipeline.reference_network,
+        "text": pipeline.text_encoder,
+        "denoiser": pipeline.transformer,
+        "speech projection": pipeline.transformer.speech_projection,
+        "face projection": pipeline.transformer.face_projection,
+        "speech encoder": pipeline.speech_encoder,
+    }
+    hooks = []
+    for name, network in networks.items():
+        calls[name] = 0
+
+        def count(*_: object, name: str = name) -> None:
+            calls[name] += 1
+
+        hooks.append(network.register_forward_hook(count))
+    try:
+        frames_of(pipeline, 0.7, num_inference_steps=4, **options)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def test_nothing_is_computed_twice(pipeline: Hallo3Pipeline) -> None:
+    calls = count_calls(pipeline)
+    assert calls == {
+        "reference": 1,  # once per portrait
+        "text": 1,
+        "denoiser": 3 * 4 * 2,  # clips · steps · branches
+        "speech projection": 3 + 1,  # once per clip, and the dropped speech once
+        "face projection": 1,
+        "speech encoder": 1,
+    }
+
+
+def test_only_branches_that_do_not_cancel_are_computed(pipeline: Hallo3Pipeline) -> None:
+    one = count_calls(pipeline, guidance=GuidanceScales(1.0, 1.0, 1.0))
+    assert one["denoiser"] == 3 * 4 and one["reference"] == 1
+    four = count_calls(pipeline, guidance=GuidanceScales(4.0, 3.0, 2.0))
+    assert four["denoiser"] == 3 * 4 * 4 and four["reference"] == 2
+
+
+def test_square_portrait_comes_back_square(pipeline: Hallo3Pipeline) -> None:
+    square = tiny.portrait().resize((100, 100))
+    frames = pipeline(square, tiny.speech(0.2), no_face=True).frames
+    assert frames.shape == (5, tiny.HEIGHT, tiny.HEIGHT, 3)
+
+
+def test_no_face_is_refused_and_never_a_silent_zero(pipeline: Hallo3Pipeline) -> None:
+    blank = tiny.portrait().point(lambda _: 0)
+    with pytest.raises(UserError, match="--face-box"):
+        pipeline(blank, tiny.speech(0.2), face_box=(900.0, 0.0, 20.0, 20.0))
+    performance = pipeline.prepare(blank, tiny.speech(0.2), no_face=True)
+    assert any("--no-face" in notice for notice in performance.notices)
+
+
+def test_clip_noise_depends_on_seed_and_clip_alone() -> None:
+    draw = [torch.randn(4, generator=derived_generator(seed, "clip", clip)) for seed, clip in ((1, 2), (1, 2), (1, 3))]
+    assert torch.equal(draw[0], draw[1])
+    assert not torch.equal(draw[0], draw[2])
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_speech(tiny_bundle: Path) -> None:
+    """Ten minutes of speech: host memory grows by less than 50 MB after the first minute."""
+    small = Hallo3Pipeline.from_pretrained(tiny_bundle, sample_height=16, sample_width=16, num_frames=49)
+    performance = small.prepare(tiny.portrait(), tiny.speech(600.0), no_face=True, framing="crop")
+    assert (performance.num_frames, performance.num_clips) == (15000, 320)
+    used = []
+    for clip in small.render(performance, num_inference_steps=1):
+        if clip.index % 16 == 0:
+            gc.collect()
+            used.append(resident_bytes())
+    first_minute = max(used[: 60 * 25 // 47 // 16 + 1])
+    assert max(used) - first_minute < 50e6
+
+
+def test_a_pipeline_serves_two_threads_one_after_the_other(pipeline: Hallo3Pipeline) -> None:
+    """State is per call: a stream that waits is not disturbed by another one."""
+    alone = frames_of(pipeline, 0.7)
+    stream = pipeline.stream(tiny.portrait(), tiny.speech(0.7), "a woman talks", face_box=BOX)
+    start = next(stream)
+    other = threading.Thread(target=frames_of, args=(pipeline, 0.5), kwargs={"seed": 9, "num_inference_steps": 3})
+    other.start()
+    other.join()
+    assert np.array_equal(np.concatenate([start, *stream]), alone)
