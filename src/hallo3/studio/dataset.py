@@ -1,0 +1,351 @@
+"""Clips of talking portraits with their truth, drawn or bent from photographs, made from seeds and kept on disk.
+
+    python -m hallo3.studio.dataset --out data/train --count 600 --seed 1 --split train \\
+        --photographs portraits --recordings speech
+
+A clip is a folder: `frames.npy` (uint8, can be memory-mapped), `speech.npy`, `truth.npz`, `meta.json`. It is written
+aside and renamed, so what is there is whole, and an interrupted run goes on where it stopped. Identities, voices,
+recordings and photographs of the two splits are disjoint.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import typer
+from PIL import Image
+from typer import Option
+
+from hallo3.errors import UserError
+from hallo3.version import __version__
+
+from .speech_clips import SpeechClip, speech_clip
+from .voices import Recording, Split, recordings
+
+TRUTH = (
+    *("opening", "width", "loudness", "phone_class", "face_box", "mouth_box", "subject_mask"),
+    *("yaw", "pitch", "roll", "lip_gap"),
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A clip at 25 frames per second and everything known about it.
+
+    frames: (F,H,W,3) uint8. speech: (F·640,) float32 at 16 kHz. opening, width, loudness: (F,) 0…1; phone_class: (F,);
+    see `articulation`. face_box, mouth_box: (F,4) float32 x, y, w, h in pixels. subject_mask: (F,H,W) uint8, exact when
+    drawn, head and shoulders roughly in photographs. yaw, pitch, roll: (F,) radians. lip_gap: (F,) pixels.
+    identity: equal for the same person. meta: how it was made.
+    """
+
+    frames: np.ndarray
+    speech: np.ndarray
+    opening: np.ndarray
+    width: np.ndarray
+    loudness: np.ndarray
+    phone_class: np.ndarray
+    face_box: np.ndarray
+    mouth_box: np.ndarray
+    subject_mask: np.ndarray
+    yaw: np.ndarray
+    pitch: np.ndarray
+    roll: np.ndarray
+    lip_gap: np.ndarray
+    caption: str
+    identity: str
+    source: Literal["drawn", "photograph"]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What samples are made from besides the drawn: recordings and photographs, each with its split; both may be empty.
+
+    photograph_share: of samples made from photographs, where there are any.
+    """
+
+    recorded: Sequence[Recording] = ()
+    photographs: Sequence[Any] = ()
+    photograph_share: float = 0.25
+
+    @classmethod
+    def find(
+        cls, recorded: str | Path | None = None, photographs: str | Path | None = None, share: float = 0.25
+    ) -> Material:
+        """Material of folders; raises UserError for folders without any."""
+        from .photographs import find_photographs
+
+        return cls(
+            recorded=recordings(recorded) if recorded else (),
+            photographs=find_photographs(photographs) if photographs else (),
+            photograph_share=share,
+        )
+
+
+def sample(
+    seed: int,
+    *,
+    split: Split,
+    frames: int = 65,
+    height: int = 128,
+    width: int = 192,
+    material: Material | None = None,
+) -> Sample:
+    """The clip of a seed: the same seed, split, sizes and material give the same clip."""
+    material = material or Material()
+    rng = np.random.default_rng([zlib.crc32(b"sample"), split == "test", seed])
+    usable = [item for item in material.photographs if item.label.split == split and not item.label.teeth]
+    speech = speech_clip(seed, frames, split, material.recorded)
+    if usable and rng.random() < material.photograph_share:
+        return _from_photograph(rng, usable, speech, seed, height, width)
+    return _drawn(rng, speech, f"{split}-{seed}", seed, height, width)
+
+
+def _drawn(
+    rng: np.random.Generator, speech: SpeechClip, identity_name: str, seed: int, height: int, width: int
+) -> Sample:
+    from .captions import caption
+    from .identity import Identity
+    from .performance import performance
+    from .renderer import render
+    from .scene import Scene
+
+    identity, scene = Identity.sample(rng), Scene.sample(rng)
+    motion = performance(rng, speech.movement.opening, speech.movement.width)
+    words = caption(rng, identity, scene, motion)
+    result = render(identity, scene, motion, height, width)
+    meta = {"seed": seed, "speech": speech.source, "identity": identity.to_dict(), "scene": scene.to_dict()}
+    return _sample(result, speech, words, f"drawn-{identity_name}", "drawn", meta)
+
+
+def _from_photograph(
+    rng: np.random.Generator, photographs: Sequence[Any], speech: SpeechClip, seed: int, height: int, width: int
+) -> Sample:
+    from .performance import performance
+    from .photographs import animate, draw_framing
+
+    chosen = photographs[int(rng.integers(len(photographs)))]
+    label = chosen.label
+    picture = np.asarray(Image.open(chosen.path).convert("RGB"))
+    if rng.random() < 0.5:
+        picture, label = picture[:, ::-1].copy(), label.mirrored()
+    picture = _recoloured(picture, rng)
+    motion = performance(rng, speech.movement.opening, speech.movement.width, "conversation")
+    framing = draw_framing(rng, label, (picture.shape[1], picture.shape[0]), height, width)
+    result = animate(picture, label, framing, motion, height, width)
+    meta = {"seed": seed, "speech": speech.source, "photograph": f"{label.source}: {label.file}"}
+    identity = f"photograph-{Path(label.file).stem}-{label.sha256[:6]}"
+    return _sample(result, speech, _photograph_caption(rng), identity, "photograph", meta)
+
+
+def _sample(
+    result: Any,
+    speech: SpeechClip,
+    words: str,
+    identity: str,
+    source: Literal["drawn", "photograph"],
+    meta: dict[str, Any],
+) -> Sample:
+    movement = speech.movement
+    return Sample(
+        frames=result.frames,
+        speech=speech.samples,
+        opening=movement.opening,
+        width=movement.width,
+        loudness=movement.loudness,
+        phone_class=movement.phone_class,
+        face_box=np.asarray(result.face_box, np.float32),
+        mouth_box=np.asarray(result.mouth_box, np.float32),
+        subject_mask=np.asarray(result.subject_mask, np.uint8),
+        yaw=result.yaw,
+        pitch=result.pitch,
+        roll=result.roll,
+        lip_gap=np.asarray(result.lip_gap, np.float32),
+        caption=words,
+        identity=identity,
+        source=source,
+        meta=meta,
+    )
+
+
+def _recoloured(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Another exposure and white balance, so that a face is not known by its colours."""
+    gain = np.exp(rng.normal(0, 0.05, 3) + rng.normal(0, 0.08))
+    gamma = float(np.exp(rng.normal(0, 0.1)))
+    values = 255 * (picture / 255.0) ** gamma * gain
+    return np.clip(values + 0.5, 0, 255).astype(np.uint8)
+
+
+def _photograph_caption(rng: np.random.Generator) -> str:
+    person = rng.choice(["A person", "Someone", "A portrait of a person who", "The person in the picture"])
+    action = rng.choice(["talks", "speaks", "is talking", "speaks to the camera", "is speaking", "talks to the camera"])
+    still = rng.choice([". The background is still.", ", nothing else moves.", " in front of a still background.", "."])
+    return f"{person} {action}{still}"
+
+
+def write_dataset(
+    folder: str | Path,
+    count: int,
+    seed: int,
+    *,
+    split: Split,
+    frames: int = 65,
+    height: int = 128,
+    width: int = 192,
+    material: Material | None = None,
+    workers: int = 1,
+    report: Callable[[int, int], None] | None = None,
+) -> int:
+    """Makes the clips 0 … count − 1 of a seed that are not in `folder` yet; returns how many are new.
+
+    report: called with (clips there, count) after each. Raises UserError when the folder was made with other settings.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"seed": seed, "split": split, "frames": frames, "height": height, "width": width}
+    _check_settings(folder / "dataset.json", settings)
+    missing = [index for index in range(count) if not (folder / f"{index:06d}").is_dir()]
+    make = partial(_write_sample, folder, settings, material)
+    there = count - len(missing)
+    if workers == 1:
+        for index in missing:
+            make(index)
+            there += 1
+            if report:
+                report(there, count)
+        return len(missing)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for _ in pool.map(make, missing):
+            there += 1
+            if report:
+                report(there, count)
+    return len(missing)
+
+
+def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found != settings:
+            raise UserError(f"{path}: this dataset was made with {found}, not {settings}; choose another folder")
+    else:
+        path.write_text(json.dumps(settings), encoding="utf-8")
+
+
+def _write_sample(folder: Path, settings: dict[str, Any], material: Material | None, index: int) -> None:
+    made = sample(
+        settings["seed"] * 1_000_003 + index,
+        split=settings["split"],
+        frames=settings["frames"],
+        height=settings["height"],
+        width=settings["width"],
+        material=material,
+    )
+    aside = folder / f"{index:06d}.part"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    np.save(aside / "frames.npy", made.frames)
+    np.save(aside / "speech.npy", made.speech)
+    truth: dict[str, Any] = {name: getattr(made, name) for name in TRUTH}
+    np.savez_compressed(aside / "truth.npz", **truth)
+    meta = {"caption": made.caption, "identity": made.identity, "source": made.source, "version": __version__}
+    (aside / "meta.json").write_text(json.dumps(meta | {"made_from": made.meta}, indent=1), encoding="utf-8")
+    aside.rename(folder / f"{index:06d}")
+
+
+class StoredSample:
+    """A clip on disk with the fields of `Sample`: frames are memory-mapped, everything is read when it is asked for."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @property
+    def frames(self) -> np.ndarray:
+        return np.load(self.folder / "frames.npy", mmap_mode="r")
+
+    @property
+    def speech(self) -> np.ndarray:
+        return np.load(self.folder / "speech.npy")
+
+    def truth(self, name: str) -> np.ndarray:
+        """One of `TRUTH`."""
+        with np.load(self.folder / "truth.npz") as data:
+            return data[name]
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """caption, identity, source, version, made_from."""
+        return json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+
+    @property
+    def caption(self) -> str:
+        return self.info["caption"]
+
+    @property
+    def identity(self) -> str:
+        return self.info["identity"]
+
+    @property
+    def source(self) -> str:
+        return self.info["source"]
+
+
+def open_dataset(folder: str | Path) -> list[StoredSample]:
+    """The whole clips of a dataset, in order. Raises UserError when there are none."""
+    found = sorted(path for path in Path(folder).glob("*") if path.is_dir() and path.name.isdigit())
+    if not found:
+        raise UserError(f"{folder}: no clips here; make some with python -m hallo3.studio.dataset --out {folder}")
+    return [StoredSample(path) for path in found]
+
+
+def main() -> None:
+    """The command `python -m hallo3.studio.dataset`."""
+    typer.run(_command)
+
+
+def _command(
+    out: Annotated[Path, Option(help="Folder of the dataset; made if it is not there.")],
+    count: Annotated[int, Option(min=1, help="Number of clips.")] = 600,
+    seed: Annotated[int, Option(min=0, help="Fixes every clip.")] = 0,
+    split: Annotated[str, Option(help="train or test: identities, voices and photographs differ.")] = "train",
+    frames: Annotated[int, Option(min=1, help="Frames of a clip.")] = 65,
+    height: Annotated[int, Option(min=32, help="Pixels.")] = 128,
+    width: Annotated[int, Option(min=32, help="Pixels.")] = 192,
+    photographs: Annotated[Path | None, Option(help="Folder with the labelled portraits.")] = None,
+    recorded: Annotated[Path | None, Option("--recordings", help="Folder with recordings of speech.")] = None,
+    photograph_share: Annotated[float, Option(min=0, max=1, help="Share of photographs, if there are any.")] = 0.25,
+    workers: Annotated[int, Option(min=1, help="Processes.")] = 1,
+) -> None:
+    """Clips of talking portraits with their truth; an interrupted run goes on where it stopped."""
+    try:
+        if split not in ("train", "test"):
+            raise UserError(f"--split {split}: give train or test")
+        write_dataset(
+            out,
+            count,
+            seed,
+            split="test" if split == "test" else "train",
+            frames=frames,
+            height=height,
+            width=width,
+            material=Material.find(recorded, photographs, photograph_share),
+            workers=workers,
+            report=lambda there, wanted: print(f"{there} of {wanted}", flush=True),
+        )
+    except UserError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()

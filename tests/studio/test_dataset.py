@@ -1,0 +1,114 @@
+"""Datasets: repeatable, resumable, whole; speech comes from a small recording, so no synthesiser is needed."""
+
+import json
+import subprocess
+import sys
+import wave
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hallo3.errors import UserError
+from hallo3.studio import dataset, speech_clips
+from hallo3.studio.dataset import TRUTH, Material, open_dataset, sample, write_dataset
+from hallo3.studio.photographs import FaceLabel, Photograph
+from hallo3.studio.voices import Recording
+
+SIZE = {"frames": 5, "height": 32, "width": 48}
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("material")
+    seconds = np.arange(32000) / 16000
+    hum = np.sin(2 * np.pi * 140 * seconds) + np.sin(2 * np.pi * 700 * seconds) * (np.sin(2 * np.pi * 2 * seconds) > 0)
+    with wave.open(str(folder / "hum.wav"), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes((hum * 9000).astype("<i2").tobytes())
+    Image.new("RGB", (120, 120), (200, 160, 140)).save(folder / "face.jpg")
+    box = ((0.3, 0.2, 0.4, 0.6), (0.5, 0.65), 0.14, (0.4, 0.4), (0.6, 0.4))
+    label = FaceLabel("face.jpg", "0" * 64, *box, False, "somewhere", "train")
+    recorded = [Recording(folder / "hum.wav", split) for split in ("train", "test")]
+    return Material(recorded, [Photograph(folder / "face.jpg", label)], photograph_share=0.5)
+
+
+@pytest.fixture(autouse=True)
+def only_recordings(monkeypatch):
+    monkeypatch.setattr(speech_clips, "RECORDED_SHARE", 1.0)
+
+
+def test_samples(material):
+    kinds = set()
+    for seed in range(6):
+        made = sample(seed, split="train", material=material, **SIZE)
+        kinds.add(made.source)
+        assert made.frames.shape == (5, 32, 48, 3) and made.frames.dtype == np.uint8
+        assert made.speech.shape == (5 * 640,) and made.speech.dtype == np.float32
+        assert made.subject_mask.shape == (5, 32, 48) and made.subject_mask.max() == 1
+        assert made.face_box.shape == made.mouth_box.shape == (5, 4)
+        assert all(getattr(made, name).shape[0] == 5 for name in TRUTH)
+        assert made.caption.endswith(".") and made.identity.startswith(made.source)
+    assert kinds == {"drawn", "photograph"}
+    again = sample(5, split="train", material=material, **SIZE)
+    np.testing.assert_array_equal(again.frames, made.frames)
+    assert again.caption == made.caption
+
+
+def test_splits_are_disjoint(material):
+    train, test = (sample(3, split=split, material=Material(material.recorded), **SIZE) for split in ("train", "test"))
+    assert train.identity != test.identity
+    assert not np.array_equal(train.frames, test.frames)
+    # The only photograph is for training: tests are all drawn.
+    assert {sample(seed, split="test", material=material, **SIZE).source for seed in range(4)} == {"drawn"}
+
+
+def test_writing_is_resumed_and_read_lazily(material, tmp_path):
+    folder, told = tmp_path / "data", []
+    settings = {"split": "train", "material": material, **SIZE}
+    assert write_dataset(folder, 3, 7, **settings, report=lambda *numbers: told.append(numbers)) == 3
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    first = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.npy")}
+    # An interrupted clip is a folder with another ending; a finished one is kept.
+    (folder / "000001").rename(folder / "000001.part")
+    (folder / "000001.part" / "truth.npz").unlink()
+    assert len(open_dataset(folder)) == 2
+    assert write_dataset(folder, 3, 7, **settings) == 1
+    assert {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.npy")} == first
+    clips = open_dataset(folder)
+    made = sample(7 * 1_000_003 + 2, split="train", material=material, **SIZE)
+    assert isinstance(clips[2].frames, np.memmap)
+    np.testing.assert_array_equal(clips[2].frames, made.frames)
+    np.testing.assert_array_equal(clips[2].speech, made.speech)
+    for name in TRUTH:
+        np.testing.assert_array_equal(clips[2].truth(name), getattr(made, name))
+    assert (clips[2].caption, clips[2].identity, clips[2].source) == (made.caption, made.identity, made.source)
+    with pytest.raises(UserError, match="made with"):
+        write_dataset(folder, 3, 8, **settings)
+
+
+def test_bad_folders(tmp_path):
+    with pytest.raises(UserError, match="no clips here"):
+        open_dataset(tmp_path)
+    with pytest.raises(UserError, match="no recordings here"):
+        Material.find(recorded=tmp_path)
+    with pytest.raises(UserError, match="none of the labelled portraits"):
+        Material.find(photographs=tmp_path)
+
+
+def test_command(tmp_path, capsys):
+    for options, message in (
+        ({"split": "holdout"}, "train or test"),
+        ({"photographs": tmp_path}, "none of the labelled portraits"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            dataset._command(tmp_path / "out", **options)
+        assert ended.value.code == 2
+        said = capsys.readouterr().err
+        assert message in said and said.count("\n") == 1
+    # A finished dataset needs neither voices nor time.
+    (tmp_path / "out" / "000000").mkdir(parents=True)
+    settings = {"seed": 0, "split": "train", "frames": 65, "height": 128, "width": 192}
+    (tmp_path / "out" / "dataset.json").write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "hallo3.studio.dataset", "--out", str(tmp_path / "out"), "--count", "1"]
+    assert subprocess.run(command).returncode == 0
