@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from hallo3.animation import AnimationRequest, animate
 from hallo3.errors import UserError
 from hallo3.media.provenance import read_provenance

@@ -1,4 +1,4 @@
-"""The pipeline on a tiny bundle of the real classes: what is cached, resumed or skipped equals the plain computation."""
+"""The pipeline on a tiny bundle of the real classes: what is cached or resumed equals the plain computation."""
 
 import gc
 import os
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 
+import tiny
 from hallo3.errors import UserError
 from hallo3.pipeline import Hallo3Pipeline, derived_generator
 from hallo3.sampling.guidance import GuidanceScales
@@ -69,7 +69,7 @@ def test_clips_are_chained_by_their_last_frames(pipeline: Hallo3Pipeline) -> Non
 
 
 def test_every_condition_shows_in_the_frames(pipeline: Hallo3Pipeline) -> None:
-    base = dict(portrait=tiny.portrait(), speech=tiny.speech(0.3), prompt="a woman", face_box=BOX)
+    base = {"portrait": tiny.portrait(), "speech": tiny.speech(0.3), "prompt": "a woman", "face_box": BOX}
     changes = {
         "portrait": tiny.portrait().rotate(180),
         "speech": tiny.speech(0.3)[::-1].copy(),

@@ -9,8 +9,14 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel, Wav2Vec2Config
-from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
+from transformers import (
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
+)
 
 from hallo3.bundles.layout import save_components
 from hallo3.conditions.face import EmbeddedFaceAnalyzer
