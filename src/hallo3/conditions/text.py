@@ -1,4 +1,7 @@
-"""The prompt → text embeddings (spec section 1: T5, padded to a fixed length, no attention mask)."""
+"""The prompt → text embeddings (spec section 1: T5, padded to a fixed length, no attention mask).
+
+What stands in for a dropped prompt is zeros of the same shape, not the embedding of an empty one.
+"""
 
 import torch
 from torch import Tensor
@@ -32,11 +35,6 @@ def encode_prompt(
     # No attention mask: the published system lets T5 see the padding.
     embeddings = text_encoder(tokens.to(execution_device(text_encoder))).last_hidden_state
     return embeddings.to(text_encoder.dtype), _truncation_notice(prompt, tokenizer, length)
-
-
-def zero_text(text_embeds: Tensor) -> Tensor:
-    """Stands in for a dropped prompt, and for the reference network's text: zeros, not an empty prompt's embedding."""
-    return torch.zeros_like(text_embeds)
 
 
 def _check(prompt: str) -> None:
