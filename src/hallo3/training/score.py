@@ -1,0 +1,207 @@
+"""How good a small bundle is, on people, voices and photographs it has never seen.
+
+    python -m hallo3.training.score --bundle embedded --photographs FOLDER --out scores
+
+Drawn cases: how well the mouth follows the articulation track, how far it opens, whether it follows *this* recording
+and not just any, and whether still surroundings stay as in the portrait. Photographs: whether the picture outside the
+face holds for ten seconds without jumps. Prints a table against the bars, and writes scores.json and contact sheets.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import UserError
+from ..evaluation.meters import MouthMeter, correlation, structural_similarity
+
+FPS = 25
+FIRST_SEED = 50_000  # of held-out samples, beyond any that are drawn while developing
+STILL_SECONDS = 10
+JITTERS = 4
+BARS = {
+    "sync": (">=", 0.6),
+    "amplitude low": (">=", 0.5),
+    "amplitude high": ("<=", 2.0),
+    "wrong recordings": ("<=", 0.4),
+    "still areas": (">=", 0.75),
+    "photograph outside the face": (">=", 0.6),
+    "photograph largest change": ("<=", 4.0),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A held-out drawn person, what they say, and the mouth and pictures that belong to it."""
+
+    truth: Any
+    frames: NDArray[np.uint8]
+
+
+def generate(
+    pipeline: Any, portrait: NDArray[np.uint8], speech: NDArray[np.float32], prompt: str, seed: int, **options: Any
+) -> NDArray[np.uint8]:
+    """The pipeline's video, (F, H, W, 3) uint8."""
+    return pipeline(Image.fromarray(portrait), speech, prompt, seed=seed, **options).frames
+
+
+def drawn_cases(pipeline: Any, count: int, seconds: float) -> Iterator[Case]:
+    """Generates held-out drawn cases one after the other."""
+    from ..studio.dataset import sample
+
+    for index in range(count):
+        truth = sample(FIRST_SEED + index, split="test", frames=round(seconds * FPS))
+        frames = generate(
+            pipeline, truth.frames[0], truth.speech, truth.caption, index, face_box=tuple(truth.face_box[0])
+        )
+        yield Case(truth, frames)
+
+
+def mouth_track(case: Case) -> NDArray[np.floating]:
+    """The generated mouth's opening (F,), by a meter that has learned this person from the true frames.
+
+    The meter sees the true frames with their boxes moved about, so that a head that moves otherwise is read as well;
+    the generated frames are read where the portrait has its mouth.
+    """
+    rng = np.random.default_rng(0)
+    truth, count = case.truth, len(case.frames)
+    boxes = np.concatenate([truth.mouth_box] * JITTERS)
+    moved = boxes + np.pad(rng.normal(0, 2, (len(boxes), 2)), ((0, 0), (0, 2)))
+    meter = MouthMeter(np.concatenate([truth.frames] * JITTERS), moved, np.tile(truth.opening, JITTERS))
+    return meter(case.frames, np.repeat(truth.mouth_box[:1], count, axis=0))
+
+
+def sync_scores(cases: list[Case]) -> dict[str, float]:
+    """Medians of correlation and amplitude ratio, and the 90th percentile of |correlation| with wrong recordings."""
+    tracks = [mouth_track(case) for case in cases]
+    openings = [case.truth.opening for case in cases]
+    right = [correlation(a, b) for a, b in zip(tracks, openings, strict=True)]
+    ratio = [float(np.std(a) / max(np.std(b), 1e-6)) for a, b in zip(tracks, openings, strict=True)]
+    pairs = [(i, j) for i in range(len(cases)) for j in range(len(cases)) if i != j]
+    wrong = [abs(correlation(tracks[i], openings[j])) for i, j in pairs]
+    amplitude = float(np.median(ratio))
+    return {
+        "sync": float(np.median(right)),
+        "amplitude low": amplitude,
+        "amplitude high": amplitude,
+        "wrong recordings": float(np.percentile(wrong, 90)) if wrong else 0.0,
+    }
+
+
+def still_score(pipeline: Any, count: int) -> dict[str, float]:
+    """Median SSIM between the portrait and the picture at ten seconds where neither person nor surroundings move."""
+    from ..studio.dataset import sample
+
+    found: list[float] = []
+    seed = FIRST_SEED + 1000
+    while len(found) < count:
+        truth = sample(seed, split="test", frames=STILL_SECONDS * FPS)
+        seed += 1
+        if truth.meta["scene"]["dynamic"]:
+            continue
+        box = tuple(truth.face_box[0])
+        frames = generate(pipeline, truth.frames[0], truth.speech, truth.caption, seed, face_box=box)
+        mask = ~truth.subject_mask.astype(bool).any(0)
+        found.append(structural_similarity(truth.frames[0], frames[-1], mask))
+    return {"still areas": float(np.median(found))}
+
+
+def photograph_scores(
+    pipeline: Any, folder: Path, speech: NDArray[np.float32]
+) -> tuple[dict[str, float], list[NDArray[np.uint8]]]:
+    """The worst photograph's SSIM outside the face at the end, and largest frame-to-frame change over the median."""
+    from ..conditions.face import condition_face
+    from ..conditions.portrait import frame_portrait
+    from ..media.images import read_image
+
+    kept, jumps, videos = [], [], []
+    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
+    if not pictures:
+        raise UserError(f"{folder}: holds no .jpg or .png; give a folder of photographs")
+    for path in pictures:
+        image = read_image(path)
+        canvas, framing = frame_portrait(image, pipeline.config.sample_height, pipeline.config.sample_width)
+        frames = pipeline(image, speech, "A person talks to the camera.").frames
+        x, y, w, h = (round(v) for v in condition_face(pipeline.face_encoder, canvas).box)
+        outside = np.ones(canvas.shape[:2], bool)
+        outside[max(y, 0) : y + h, max(x, 0) : x + w] = False
+        mask = framing.restore(np.repeat(outside[..., None], 3, axis=-1).astype(np.uint8))[..., 0].astype(bool)
+        kept.append(structural_similarity(framing.restore(canvas), frames[-1], mask))
+        change = np.abs(np.diff(frames.astype(np.int16), axis=0)).mean((1, 2, 3))
+        jumps.append(float(change.max() / max(float(np.median(change)), 1e-6)))
+        videos.append(frames)
+    return {"photograph outside the face": min(kept), "photograph largest change": max(jumps)}, videos
+
+
+def contact_sheet(videos: list[NDArray[np.uint8]], columns: int = 10) -> Image.Image:
+    """A row a video, `columns` frames spread over it, all scaled to a height of 128."""
+    rows = []
+    for frames in videos:
+        chosen = frames[np.linspace(0, len(frames) - 1, columns).round().astype(int)]
+        size = (round(128 * frames.shape[2] / frames.shape[1]), 128)
+        rows.append(np.concatenate([np.asarray(Image.fromarray(frame).resize(size)) for frame in chosen], axis=1))
+    width = max(row.shape[1] for row in rows)
+    return Image.fromarray(np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]))
+
+
+def passes(name: str, value: float) -> bool:
+    """Whether a score meets its bar."""
+    relation, bar = BARS[name]
+    return value >= bar if relation == ">=" else value <= bar
+
+
+def report(scores: dict[str, float]) -> None:
+    """Prints the table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("score", "value", "bar", "")
+    for name, value in scores.items():
+        relation, bar = BARS[name]
+        table.add_row(name, f"{value:.3f}", f"{relation} {bar}", "met" if passes(name, value) else "NOT met")
+    Console().print(table)
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder for scores.json and the sheets.")],
+    bundle: Annotated[str, typer.Option(help="Bundle to score.")] = "embedded",
+    photographs: Annotated[Path | None, typer.Option(help="Folder of photographs that were not trained on.")] = None,
+    count: Annotated[int, typer.Option(help="Drawn cases.", min=2)] = 20,
+    seconds: Annotated[float, typer.Option(help="Length of a drawn case.")] = 4.0,
+    still: Annotated[int, typer.Option(help="Drawn cases of ten seconds in still surroundings; 0 for none.")] = 5,
+) -> None:
+    """Score a bundle of the embedded one's size. Exit code 1 when a bar is missed."""
+    from ..pipeline import Hallo3Pipeline
+    from ..studio.speech_clips import speech_clip
+
+    out.mkdir(parents=True, exist_ok=True)
+    pipeline = Hallo3Pipeline.from_pretrained(bundle)
+    cases = list(drawn_cases(pipeline, count, seconds))
+    scores = sync_scores(cases)
+    pairs = [video for case in cases[:8] for video in (case.truth.frames, case.frames)]
+    contact_sheet(pairs).save(out / "drawn.png")
+    if still:
+        scores |= still_score(pipeline, still)
+    if photographs is not None:
+        speech = speech_clip(FIRST_SEED, STILL_SECONDS * FPS, "test").samples
+        found, videos = photograph_scores(pipeline, photographs, speech)
+        scores |= found
+        contact_sheet(videos).save(out / "photographs.png")
+    (out / "scores.json").write_text(json.dumps({"bundle": bundle, "cases": count, **scores}, indent=2) + "\n")
+    report(scores)
+    if not all(passes(name, value) for name, value in scores.items()):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except UserError as error:
+        sys.exit(f"error: {error}")
