@@ -83,7 +83,7 @@ def _mouth_inverse(u, v, opening, width, half, chin):
 def _blink_inverse(u, v, blink, eye_distance):
     """Source v of a point around an eye whose upper lid comes down over it."""
     weight = blink * _lens(u, 0.36 * eye_distance)
-    a, lid, floor, b = -0.34 * eye_distance, -0.10 * eye_distance, 0.07 * eye_distance, 0.2 * eye_distance
+    a, lid, floor, b = -0.27 * eye_distance, -0.10 * eye_distance, 0.07 * eye_distance, 0.2 * eye_distance
     if weight <= 0.0 or v <= a or v >= b:
         return v
     edge = lid + 0.95 * weight * (floor - lid)
