@@ -1,0 +1,20 @@
+"""The commands' options, frozen: one that appears or goes is noticed here, and in the changelog."""
+
+import typer.main
+
+from hallo3.cli.app import app
+
+ANIMATE = """
+    --bundle --crf --device --dtype --face --face-box --framing --json --no-face --output --overwrite --prompt --quiet
+    --reference-scale --resume --seed --separate-vocals --speech-scale --steps --text-scale
+"""
+
+
+def test_commands() -> None:
+    assert sorted(typer.main.get_command(app).commands) == ["animate", "bundles", "convert", "download", "verify"]
+
+
+def test_animate_options() -> None:
+    command = typer.main.get_command(app).commands["animate"]
+    options = {name for parameter in command.params for name in parameter.opts if name.startswith("--")}
+    assert sorted(options) == ANIMATE.split()
