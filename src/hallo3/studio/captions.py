@@ -42,57 +42,57 @@ _FOREGROUNDS = {
     "leaves": ("with leaves in the foreground", "behind blurred leaves"),
     "lights": ("with blurred lights in the foreground", "behind soft lights"),
 }
-# Where, then what moves, then what stands still.
+# Where, then what moves, then what stands still; a star marks whole clauses.
 _PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "backdrop": (
         ("in front of a plain backdrop", "in a photo studio"),
         (),
-        ("the background is still", "nothing moves behind {them}"),
+        ("*the background is still", "*nothing moves behind {them}"),
     ),
     "room": (
         ("in a room with a window", "at home in a bright room", "in front of a wall with a picture"),
         (),
-        ("the room is still", "the background does not move"),
+        ("*the room is still", "*the background does not move"),
     ),
     "bookshelf": (
         ("in front of a bookshelf", "in a library"),
         (),
-        ("the shelves behind are still", "a still background"),
+        ("*the shelves behind are still", "a still background"),
     ),
     "sea": (
         ("on a beach", "by the sea", "at the seaside"),
-        ("waves rolling behind {them}", "rolling waves in the background", "the sea moves in waves"),
+        ("waves rolling behind {them}", "rolling waves in the background", "*the sea moves in waves"),
         ("the sea calm and still", "still water behind {them}", "a motionless sea in the background"),
     ),
     "foliage": (
         ("in a garden", "among green leaves", "in front of a hedge"),
-        ("the leaves sway in the wind", "leaves moving in the breeze behind {them}"),
-        ("the leaves are still", "not a leaf moves"),
+        ("*the leaves sway in the wind", "leaves moving in the breeze behind {them}"),
+        ("*the leaves are still", "*not a leaf moves"),
     ),
     "street": (
         ("on a street at night", "in the city at night"),
-        ("the lights of traffic passing behind {them}", "cars drive by in the background"),
-        ("still lights in the background", "the street lights are still and blurred"),
+        ("the lights of traffic passing behind {them}", "*cars drive by in the background"),
+        ("still lights in the background", "*the street lights are still and blurred"),
     ),
     "snow": (
         ("in a snowy forest", "outdoors in winter"),
-        ("snow falling all around", "snowflakes fall behind {them}"),
-        ("the snow lies still", "a still winter landscape behind {them}"),
+        ("snow falling all around", "*snowflakes fall behind {them}"),
+        ("*the snow lies still", "a still winter landscape behind {them}"),
     ),
     "fire": (
         ("by a campfire at night", "next to a fire"),
-        ("the flames flicker and sparks rise", "flickering flames behind {them}"),
-        ("the flames are frozen still", "a still fire behind {them}"),
+        ("*the flames flicker and sparks rise", "flickering flames behind {them}"),
+        ("*the flames are frozen still", "a still fire behind {them}"),
     ),
     "rain": (
         ("at a window on a rainy day", "in front of a wet window"),
-        ("rain runs down the glass", "raindrops falling behind {them}"),
-        ("still drops on the glass", "the drops on the window do not move"),
+        ("*rain runs down the glass", "raindrops falling behind {them}"),
+        ("still drops on the glass", "*the drops on the window do not move"),
     ),
     "sky": (
         ("in the mountains", "on a meadow below the mountains", "outdoors under a blue sky"),
-        ("clouds drift across the sky", "moving clouds behind {them}"),
-        ("the clouds stand still", "a still sky behind {them}"),
+        ("*clouds drift across the sky", "moving clouds behind {them}"),
+        ("*the clouds stand still", "a still sky behind {them}"),
     ),
 }
 
@@ -108,10 +108,12 @@ def caption(rng: np.random.Generator, identity: Identity, scene: Scene, performa
     if scene.foreground != "none":
         motion = f"{motion}, {_choose(rng, _FOREGROUNDS[scene.foreground])}"
     shape = int(rng.integers(3))
+    if shape == 1:
+        motion = motion.lstrip("*")
+        return f"{who} {action} {place}. {motion[0].upper()}{motion[1:]}."
+    motion = motion.replace("*", "while ")
     if shape == 0:
         return f"{who} {action} {place}, {motion}."
-    if shape == 1:
-        return f"{who} {action} {place}. {motion[0].upper()}{motion[1:]}."
     return f"{place[0].upper()}{place[1:]}, {who[0].lower()}{who[1:]} {action}, {motion}."
 
 

@@ -94,6 +94,7 @@ class _Canvas:
         self.depth, self.owner, self.bary = _buffers(*self.shape)
         self.shadow = _buffers(SHADOW_SIZE, SHADOW_SIZE)
         self.background = np.zeros((height, width, 3), np.float32)
+        self.painted: tuple[float, float, float] | None = None
         self.tone = tone_table()
         self.two_sided = np.isin(self.model.materials, list(TWO_SIDED))
         self.all_sides = np.ones(len(self.two_sided), np.bool_)
@@ -111,10 +112,7 @@ class _Canvas:
         rasterise(self.view, self.model.triangles, self.all_sides, *self.shadow)
         rasterise(self.screen, self.model.triangles, self.two_sided, self.depth, self.owner, self.bary)
         time = float(p.time[i]) if self.scene.dynamic else -1.0
-        paint_background(
-            PLACES.index(self.scene.place), time, self.palette, self.seed, self.scene.horizon,
-            0.55 * float(p.camera_x[i]), 0.55 * float(p.camera_y[i]), 0.28, self.background,
-        )  # fmt: skip
+        self._paint_background(time, 0.55 * float(p.camera_x[i]), 0.55 * float(p.camera_y[i]))
         frame = np.empty((self.height, self.width, 3), np.uint8)
         mask = np.empty((self.height, self.width), np.uint8)
         arrays = (self.model.triangles, self.model.materials, self.attributes, self.normals, self.view)
@@ -127,6 +125,16 @@ class _Canvas:
             shift = 1.3 * float(p.camera_x[i]), 1.3 * float(p.camera_y[i])
             paint_foreground(kind, time, self.seed, *shift, frame, mask)
         return {"frames": frame, "subject_mask": mask, **self._truth(head)}
+
+    def _paint_background(self, time: float, shift_x: float, shift_y: float) -> None:
+        """Fill the background, unless it is what the last frame had."""
+        if self.painted == (time, shift_x, shift_y):
+            return
+        self.painted = (time, shift_x, shift_y)
+        place = PLACES.index(self.scene.place)
+        paint_background(
+            place, time, self.palette, self.seed, self.scene.horizon, shift_x, shift_y, 0.28, self.background
+        )
 
     def _place(self, p: Performance, i: int) -> np.ndarray:
         """Deform, pose and project all vertices; returns the head's rotation."""
