@@ -11,7 +11,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """`auto` is a GPU where there is one, else the CPU. Raises UserError for a name that is unknown or not on this machine."""
+    """`auto` is a GPU where there is one, else the CPU. Raises UserError for a name that this machine does not have."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

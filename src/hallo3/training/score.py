@@ -108,7 +108,7 @@ def still_score(pipeline: Any, count: int) -> dict[str, float]:
             continue
         box = tuple(truth.face_box[0])
         frames = generate(pipeline, truth.frames[0], truth.speech, truth.caption, seed, face_box=box)
-        mask = ~truth.subject_mask.astype(bool).any(0)
+        mask = np.logical_not(np.any(truth.subject_mask, axis=0))
         found.append(structural_similarity(truth.frames[0], frames[-1], mask))
     return {"still areas": float(np.median(found))}
 
