@@ -1,0 +1,317 @@
+"""The recipe of the embedded bundle: `python -m hallo3.training.embedded all --work DIR`.
+
+Stages, each resumable and skipped when it is done: `data` (drawn and photographed clips), `encoders` (speech, text,
+face), `vae`, `prepare` (latents, text, speech on disk), `warmup` and `speech` (the two phases in the embedded recipe's
+form), `bundle`. What they make lies in folders of the same names below DIR.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+
+from hallo3.errors import UserError
+from hallo3.training.data import Photographs, Sample, cut_clip, open_samples, to_pixels
+from hallo3.training.loop import Loop, LoopSettings, StepRandom, load_average
+from hallo3.training.parallel import rank, run_processes
+from hallo3.training.phases import Drops, Phase, choose_parameters, phase_loss
+from hallo3.training.prepare import Prepared, draw_batch, write_prepared
+from hallo3.training.starting import CONDITIONS, SHARED, TEXT_LENGTH, make_networks
+from hallo3.training.vae import Batch, VaeSettings, fold_scale, latent_deviations, make_vae, train_vae
+from hallo3.training.vae_start import start_vae
+
+# Clips of 17 frames (5 latent frames) cost a fifth of 49 and teach the same; the bundle renders what it was trained on.
+CLIP_FRAMES = 17
+CANVAS = (128, 192)
+EVERYTHING = (r"^denoiser\.", r"^reference_network\.")
+SPEECH = (r"speech_attention", r"norm_speech", r"speech_projection")
+
+VAE_LOOP = LoopSettings(
+    steps=1500,
+    optimizer="muon",
+    learning_rate=2e-3,
+    muon_rate=5e-3,
+    warmup=10,
+    final_rate=0.05,
+    ema=0.98,
+    save_every=100,
+)
+# Both networks learn everything at once, speech included: from scratch there is nothing that phase 1 could spare, and
+# speech, which is learned last, hears from the first step on. Then the paper's second phase.
+WARMUP = Phase(
+    trains=EVERYTHING,
+    speech=True,
+    opening=0.2,
+    caption_for_reference=False,
+    mouth=8.0,
+    clip_frames=CLIP_FRAMES,
+    batch=4,
+    loop=LoopSettings(steps=4000, optimizer="muon", learning_rate=2e-3, muon_rate=1e-2, warmup=50, ema=0.99),
+)
+SPEECH_PHASE = WARMUP.model_copy(
+    update={
+        "trains": SPEECH,
+        "mouth": 20.0,
+        "drops": Drops(speech=0.1),
+        "loop": LoopSettings(steps=1000, optimizer="muon", learning_rate=1e-3, muon_rate=5e-3, warmup=20, ema=0.99),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Where the recipe works and how much of it there is; sizes are the embedded bundle's unless a test shrinks them.
+
+    Attributes:
+        work: Folder of everything that is made.
+        portraits, recordings: Folders of photographs and of recorded speech; None does without.
+        clips, people, speeches, captions: Amounts of training data.
+        processes: Single-threaded processes that train together.
+    """
+
+    work: Path
+    portraits: Path | None = None
+    recordings: Path | None = None
+    clips: int = 700
+    people: int = 800
+    speeches: int = 1200
+    captions: int = 8000
+    encoder_steps: int = 3000
+    processes: int = 2
+    seed: int = 0
+    vae_loop: LoopSettings = VAE_LOOP
+    warmup: Phase = WARMUP
+    speech: Phase = SPEECH_PHASE
+    shared: dict[str, Any] = field(default_factory=lambda: dict(SHARED))
+    conditions: dict[str, Any] = field(default_factory=lambda: dict(CONDITIONS))
+
+
+def log(line: str) -> None:
+    """Prints a line of one process at once, so that a log file can be followed."""
+    if rank() == 0:
+        print(line, flush=True)
+
+
+def make_data(recipe: Recipe) -> None:
+    """Clips with their truth."""
+    from hallo3.studio.dataset import Material, write_dataset
+
+    material = Material.find(recipe.recordings, recipe.portraits)
+    write_dataset(
+        recipe.work / "data", recipe.clips, recipe.seed, split="train", frames=49, height=CANVAS[0], width=CANVAS[1],
+        material=material, workers=recipe.processes,
+    )  # fmt: skip
+
+
+def train_encoders(recipe: Recipe) -> None:
+    """Speech, text and face encoders, each with its own objective."""
+    from hallo3.studio.speech_clips import write_speech
+    from hallo3.studio.voices import recordings
+    from hallo3.training import encoders
+
+    torch.set_num_threads(recipe.processes)
+    parts, seed, threads = recipe.work / "parts", recipe.seed, recipe.processes
+    recorded = recordings(recipe.recordings) if recipe.recordings else ()
+    write_speech(recipe.work / "speech", recipe.speeches, "train", recorded)
+    encoders.speech(recipe.work / "speech", parts, steps=recipe.encoder_steps, seed=seed, threads=threads)
+    encoders.text(parts, count=recipe.captions, steps=recipe.encoder_steps, seed=seed, threads=threads)
+    encoders.draw(recipe.work / "faces", people=recipe.people)
+    for train in (encoders.locator, encoders.face):
+        train(
+            recipe.work / "faces", parts, photographs=recipe.portraits, people=recipe.people,
+            steps=recipe.encoder_steps, seed=seed, threads=threads,
+        )  # fmt: skip
+
+
+def still_pictures(samples: list[Sample], photographs: Photographs | None, count: int, seed: int) -> Tensor:
+    """`(count, 3, H, W)`: frames of samples, and a third photographs if there are any."""
+    random = np.random.default_rng([seed, 1])
+    pictures = []
+    for index in range(count):
+        if photographs is not None and index % 3 == 2:
+            picture = photographs.draw(random)
+        else:
+            frames = samples[int(random.integers(len(samples)))].frames
+            picture = frames[int(random.integers(len(frames)))]
+        pictures.append(to_pixels(picture[None])[:, 0])
+    return torch.stack(pictures)
+
+
+def vae_batches(
+    samples: list[Sample], photographs: Photographs | None, steps: int
+) -> Callable[[int, StepRandom], Batch]:
+    """Stills for the first fifth of the training, then short clips too; crops, then whole frames towards the end."""
+
+    def draw(step: int, random: StepRandom) -> Batch:
+        chance = random.numpy
+
+        def pick() -> Sample:
+            return samples[int(chance.integers(len(samples)))]
+
+        if step < steps // 5 or step % 3 == 0:
+            parts = [cut_clip(pick(), 1, 64, 64, chance, 0.4) for _ in range(3)]
+            if photographs is not None:
+                whole = to_pixels(photographs.draw(chance)[None])
+                top, left = int(chance.integers(CANVAS[0] - 63)), int(chance.integers(CANVAS[1] - 63))
+                parts.append((whole[..., top : top + 64, left : left + 64], torch.zeros(1, 1, 64, 64)))
+        elif step > 0.8 * steps and step % 3 == 1:
+            parts = [cut_clip(pick(), 9, *CANVAS, chance)]
+        else:
+            parts = [cut_clip(pick(), 9, 64, 64, chance, 0.7)]
+        return torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts])
+
+    return draw
+
+
+def train_the_vae(recipe: Recipe) -> None:
+    """The VAE, then its scale."""
+    samples = open_samples(recipe.work / "data")
+    photographs = Photographs(recipe.portraits, *CANVAS) if recipe.portraits else None
+    vae = make_vae(seed=recipe.seed)
+    start_vae(vae, still_pictures(samples, photographs, 120, recipe.seed))
+    draw = vae_batches(samples, photographs, recipe.vae_loop.steps)
+    train_vae(vae, draw, recipe.work / "vae" / "checkpoints", recipe.vae_loop, VaeSettings(), log)
+    if rank() == 0:
+        finish_vae(vae, samples, recipe.work / "vae")
+
+
+def finish_vae(vae: Any, samples: list[Sample], folder: Path) -> None:
+    """Folds in the latents' scale and writes the VAE."""
+    chosen = samples[:: max(1, len(samples) // 24)]
+    clips = [to_pixels(sample.frames[:CLIP_FRAMES])[None] for sample in chosen]
+    fold_scale(vae, latent_deviations(vae, clips))
+    vae.save_pretrained(folder)
+
+
+def load_parts(recipe: Recipe) -> dict[str, Any]:
+    """The encoders and the VAE, in evaluation mode."""
+    from diffusers import AutoencoderKLCogVideoX
+    from transformers import AutoTokenizer, T5EncoderModel, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+    from hallo3.conditions.face import EmbeddedFaceAnalyzer
+    from hallo3.networks.planar import use_planes
+
+    parts = recipe.work / "parts"
+    loaded = {
+        "vae": use_planes(AutoencoderKLCogVideoX.from_pretrained(recipe.work / "vae")).eval(),
+        "text_encoder": T5EncoderModel.from_pretrained(parts / "text_encoder").eval(),
+        "tokenizer": AutoTokenizer.from_pretrained(parts / "tokenizer"),
+        "speech_encoder": Wav2Vec2Model.from_pretrained(parts / "speech_encoder").eval(),
+        "feature_extractor": Wav2Vec2FeatureExtractor.from_pretrained(parts / "feature_extractor"),
+        "face_encoder": EmbeddedFaceAnalyzer.from_pretrained(parts / "face_encoder"),
+    }
+    return loaded
+
+
+def prepare(recipe: Recipe) -> None:
+    """What does not change while the phases train."""
+    parts = load_parts(recipe)
+    parts["face_encoder"] = parts["face_encoder"].encoder
+    samples = open_samples(recipe.work / "data")
+    for number, sample in enumerate(samples):
+        write_prepared(sample, recipe.work / "prepared", parts, recipe.warmup.clip_frames, recipe.seed)
+        if number % 50 == 0:
+            log(f"prepared {number + 1} of {len(samples)}")
+
+
+def train_phase(recipe: Recipe, name: str, until: int | None = None) -> None:
+    """One phase; the second starts from the averaged weights of the first."""
+    from diffusers import AutoencoderKLCogVideoX
+
+    from hallo3.networks.planar import use_planes
+    from hallo3.sampling.scheduler import Hallo3DPMScheduler
+
+    phase: Phase = getattr(recipe, name)
+    networks = make_networks(recipe.shared, recipe.conditions, recipe.seed)
+    if name != "warmup":
+        load_average(networks, recipe.work / "warmup")
+    count = choose_parameters(networks, phase)
+    log(f"{name}: trains {count:,} parameters")
+    vae = use_planes(AutoencoderKLCogVideoX.from_pretrained(recipe.work / "vae")).eval()
+    deviation = posterior_deviation(vae)
+    scheduler = Hallo3DPMScheduler()
+    samples = [
+        Prepared.open(sample, recipe.work / "prepared")
+        for sample in open_samples(recipe.work / "data")
+        if (recipe.work / "prepared" / f"{sample.folder.name}.npz").exists()
+    ]
+    if not samples:
+        raise UserError(f"{recipe.work / 'prepared'}: nothing there; run the stage `prepare` first")
+
+    def step_loss(step: int, random: StepRandom) -> tuple[Tensor, dict[str, float]]:
+        batch = draw_batch(samples, phase, deviation, random)
+        return phase_loss(networks, vae, scheduler, batch, phase, random)
+
+    Loop(networks, step_loss, recipe.work / name, phase.loop, log).run(until)
+
+
+def posterior_deviation(vae: Any) -> float:
+    """Deviation of the posterior's samples, scaled; that of our own VAE is constant."""
+    channels = vae.config.latent_channels
+    logarithm = vae.encoder.conv_out.conv.bias.detach()[channels:]
+    return float((0.5 * logarithm).exp().mean() * vae.config.scaling_factor)
+
+
+def write_bundle(recipe: Recipe) -> None:
+    """Everything as one bundle, in bfloat16."""
+    from hallo3.bundles.layout import save_components
+    from hallo3.sampling.scheduler import Hallo3DPMScheduler
+
+    networks = make_networks(recipe.shared, recipe.conditions, recipe.seed)
+    for name in ("warmup", "speech"):
+        if list((recipe.work / name).glob("checkpoint-*.pt")):
+            load_average(networks, recipe.work / name)
+    components = load_parts(recipe) | {
+        "transformer": networks["denoiser"],
+        "reference_network": networks["reference_network"],
+        "scheduler": Hallo3DPMScheduler(),
+    }
+    config = {
+        "sample_height": CANVAS[0],
+        "sample_width": CANVAS[1],
+        "num_frames": recipe.warmup.clip_frames,
+        "text_length": TEXT_LENGTH,
+        "num_inference_steps": 20,
+    }
+    save_components(recipe.work / "bundle", components, config, max_shard_size="8MB", dtype=torch.bfloat16)
+    log(f"wrote {recipe.work / 'bundle'}")
+
+
+STAGES: dict[str, Callable[[Recipe], None]] = {
+    "data": make_data,
+    "encoders": train_encoders,
+    "vae": lambda recipe: run_processes(recipe.processes, train_the_vae, recipe),
+    "prepare": prepare,
+    "warmup": lambda recipe: run_processes(recipe.processes, train_phase, recipe, "warmup"),
+    "speech": lambda recipe: run_processes(recipe.processes, train_phase, recipe, "speech"),
+    "bundle": write_bundle,
+}
+
+
+def main(
+    stage: Annotated[str, typer.Argument(help="all, or one of: " + ", ".join(STAGES))],
+    work: Annotated[Path, typer.Option(help="Folder for data, checkpoints and the bundle.")] = Path("work/embedded"),
+    portraits: Annotated[Path | None, typer.Option(help="Labelled photographs, to learn from them too.")] = None,
+    recordings: Annotated[Path | None, typer.Option(help="Recorded speech, to learn from it too.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that train together, one core each.")] = 2,
+    seed: Annotated[int, typer.Option(help="Fixes data, weights and batches.")] = 0,
+) -> None:
+    """Trains the embedded bundle; goes on where it was interrupted."""
+    if stage != "all" and stage not in STAGES:
+        raise SystemExit(f"{stage}: no such stage; choose all or one of {', '.join(STAGES)}")
+    recipe = Recipe(work, portraits, recordings, processes=processes, seed=seed)
+    for name in STAGES if stage == "all" else (stage,):
+        log(f"stage {name}")
+        try:
+            STAGES[name](recipe)
+        except UserError as error:
+            raise SystemExit(str(error)) from error
+
+
+if __name__ == "__main__":
+    typer.run(main)

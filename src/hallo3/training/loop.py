@@ -1,0 +1,266 @@
+"""The training loop: one for the VAE and for both phases.
+
+A step's random numbers depend on the seed and the step alone, and a checkpoint holds everything else, so a run that was
+killed goes on bit for bit (on one device). Checkpoints are written aside and renamed. Inside an initialised
+`torch.distributed` group every process takes its own batch and gradients are averaged (`parallel.py`).
+"""
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from hallo3.errors import UserError
+from hallo3.training.muon import Muon
+from hallo3.training.parallel import average_gradients, rank
+
+Log = Callable[[str], None]
+
+
+class LoopSettings(BaseModel):
+    """How a training runs.
+
+    Attributes:
+        steps: Optimiser steps of the whole training.
+        optimizer: `adamw`, or `muon`: momentum made orthogonal for the matrices of attention and MLPs and the VAE's
+            convolutions, AdamW for the rest.
+        learning_rate: Highest rate, reached after `warmup` steps. muon_rate: the same for the matrices under `muon`.
+        schedule: What follows the warm-up: `constant`, or `cosine` down to `final_rate` of the highest.
+        clip: Largest norm of the gradient.
+        ema: Decay of the averaged weights; shorter at the start, so that the first weights are forgotten.
+        save_every, log_every: Steps between checkpoints and between printed lines. keep: checkpoints that stay.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int = Field(ge=1)
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    muon_rate: float = Field(default=1e-2, gt=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    warmup: int = Field(default=100, ge=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    final_rate: float = 0.02
+    clip: float = Field(default=1.0, gt=0)
+    ema: float = Field(default=0.995, ge=0, lt=1)
+    seed: int = 0
+    save_every: int = Field(default=200, ge=1)
+    log_every: int = Field(default=20, ge=1)
+    keep: int = Field(default=2, ge=1)
+
+    def rate(self, step: int) -> float:
+        """Share of the highest learning rate at `step`."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        if self.schedule == "constant":
+            return 1.0
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.final_rate + (1 - self.final_rate) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, done)))
+
+
+@dataclass(frozen=True)
+class StepRandom:
+    """Random numbers of one step, the same whether training ran through or was resumed."""
+
+    numpy: np.random.Generator
+    torch: torch.Generator
+
+    @classmethod
+    def at(cls, seed: int, step: int, rank: int = 0) -> "StepRandom":
+        """Those of a step, in the process `rank` of several."""
+        numbers = np.random.default_rng([seed, step, rank])
+        return cls(numbers, torch.Generator().manual_seed(int(numbers.integers(1 << 62))))
+
+
+StepLoss = Callable[[int, StepRandom], tuple[Tensor, dict[str, float]]]
+
+
+class Average:
+    """Exponential moving average of trained parameters."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter], decay: float):
+        self.decay = decay
+        self.values = {name: p.detach().clone() for name, p in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, parameters: dict[str, nn.Parameter], step: int) -> None:
+        """Takes in the parameters after step `step`."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.values.values()), [parameters[name] for name in self.values], 1 - decay)
+
+    @torch.no_grad()
+    def swap(self, parameters: dict[str, nn.Parameter]) -> None:
+        """Exchanges the parameters with their averages; again to go back."""
+        for name, value in self.values.items():
+            kept = parameters[name].detach().clone()
+            parameters[name].copy_(value)
+            value.copy_(kept)
+
+
+class Loop:
+    """Trains the parameters of `module` that require gradients.
+
+    Args:
+        module: Everything with weights in this training; frozen parameters have `requires_grad` False.
+        step_loss: `(step, random) → (loss, numbers worth logging)`.
+        folder: Checkpoints, `metrics.jsonl`; goes on from what is there.
+    """
+
+    def __init__(self, module: nn.Module, step_loss: StepLoss, folder: Path, settings: LoopSettings, log: Log = print):
+        self.module, self.step_loss, self.folder, self.settings, self.log = module, step_loss, folder, settings, log
+        self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        if not self.parameters:
+            raise UserError("nothing to train: every parameter is frozen; name some in the configuration")
+        self.optimizers = make_optimizers(self.parameters, settings)
+        self.average = Average(self.parameters, settings.ema)
+        self.step = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        self._load()
+
+    def run(self, until: int | None = None) -> None:
+        """Trains up to step `until` (all of them by default), then leaves a checkpoint."""
+        end = self.settings.steps if until is None else min(until, self.settings.steps)
+        recent: list[tuple[float, dict[str, float], float]] = []
+        while self.step < end:
+            began = time.monotonic()
+            loss, numbers, norm = self._take_step()
+            self.step += 1
+            recent.append((loss, numbers, time.monotonic() - began))
+            if self.step % self.settings.log_every == 0 or self.step == end:
+                self._report(recent, norm)
+                recent = []
+            if self.step % self.settings.save_every == 0 or self.step == end:
+                self.save()
+
+    def _take_step(self) -> tuple[float, dict[str, float], float]:
+        rate = self.settings.rate(self.step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["highest"] * rate
+        loss, numbers = self.step_loss(self.step, StepRandom.at(self.settings.seed, self.step, rank()))
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        average_gradients(self.parameters.values())
+        norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip))
+        value = float(loss.detach())
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            raise UserError(f"step {self.step}: loss {value}, gradient norm {norm}; lower the learning rate and resume")
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.average.update(self.parameters, self.step)
+        return value, numbers, norm
+
+    def _report(self, recent: list[tuple[float, dict[str, float], float]], norm: float) -> None:
+        if rank():
+            return
+        seconds = sum(entry[2] for entry in recent) / len(recent)
+        row: dict[str, Any] = {"step": self.step, "loss": sum(entry[0] for entry in recent) / len(recent)}
+        names = dict.fromkeys(name for entry in recent for name in entry[1])
+        row |= {name: float(np.mean([e[1][name] for e in recent if name in e[1]])) for name in names}
+        row |= {"gradient": norm, "rate": self.settings.rate(self.step - 1), "seconds": seconds}
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({name: float(f"{value:.6g}") for name, value in row.items()}) + "\n")
+        left = (self.settings.steps - self.step) * seconds / 60
+        shown = " ".join(f"{name} {value:.4f}" for name, value in row.items() if name not in ("step", "seconds"))
+        self.log(f"{self.step}/{self.settings.steps} {shown} {seconds:.2f} s/step, {left:.0f} min left")
+
+    def save(self) -> None:
+        """Writes a checkpoint aside, renames it, and removes those before the last ones."""
+        if rank():
+            return
+        state = {
+            "step": self.step,
+            "parameters": {name: p.detach() for name, p in self.parameters.items()},
+            "average": self.average.values,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+        path = self.folder / f"checkpoint-{self.step:07d}.pt"
+        aside = path.with_suffix(".tmp")
+        try:
+            torch.save(state, aside)
+            os.replace(aside, path)
+        except (OSError, RuntimeError) as error:
+            aside.unlink(missing_ok=True)
+            raise UserError(f"{path}: can't write the checkpoint ({error}); make room and start again") from error
+        for old in checkpoints(self.folder)[: -self.settings.keep]:
+            old.unlink()
+
+    def _load(self) -> None:
+        found = checkpoints(self.folder)
+        if not found:
+            return
+        state = torch.load(found[-1], weights_only=True, map_location="cpu")
+        if state["parameters"].keys() != self.parameters.keys():
+            raise UserError(f"{found[-1]}: trains other parameters than this configuration; use another folder")
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(state["parameters"][name])
+                self.average.values[name].copy_(state["average"][name])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step = int(state["step"])
+        self.log(f"goes on from {found[-1].name}")
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints of a training, oldest first."""
+    return sorted(folder.glob("checkpoint-*.pt"))
+
+
+def load_average(module: nn.Module, folder: Path) -> int:
+    """Puts the averaged weights of the last checkpoint into `module`; returns its step.
+
+    Raises UserError when there is none or when it does not fit.
+    """
+    found = checkpoints(folder)
+    if not found:
+        raise UserError(f"{folder}: no checkpoint there; run this training first")
+    state = torch.load(found[-1], weights_only=True, map_location="cpu")
+    parameters = dict(module.named_parameters())
+    unknown = sorted(set(state["average"]) - set(parameters))
+    if unknown:
+        raise UserError(f"{found[-1]}: has {unknown[0]}, which this model has not; use the configuration it began with")
+    with torch.no_grad():
+        for name, value in state["average"].items():
+            parameters[name].copy_(value)
+    return int(state["step"])
+
+
+def make_optimizers(parameters: dict[str, nn.Parameter], settings: LoopSettings) -> list[torch.optim.Optimizer]:
+    """AdamW, decaying matrices only; with `muon` the matrices inside the layers go to Muon."""
+    matrices = {
+        name: p for name, p in parameters.items() if settings.optimizer == "muon" and p.ndim >= 2 and is_hidden(name)
+    }
+    rest = [p for name, p in parameters.items() if name not in matrices]
+    found: list[torch.optim.Optimizer] = []
+    if rest:
+        groups: Iterable[dict[str, Any]] = (
+            {"params": [p for p in rest if p.ndim > 1], "weight_decay": settings.weight_decay},
+            {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+        )
+        kept = [group | {"highest": settings.learning_rate} for group in groups if group["params"]]
+        found.append(torch.optim.AdamW(kept, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps))
+    if matrices:
+        group = {"params": list(matrices.values()), "highest": settings.muon_rate}
+        found.append(Muon([group], lr=settings.muon_rate, weight_decay=settings.weight_decay))
+    return found
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a parameter is a matrix of an attention or MLP inside a layer, or a convolution inside the VAE."""
+    if name.startswith(("encoder.", "decoder.")):
+        return name.endswith("weight") and not re.search(r"conv_(in|out|y|b)\.|norm", name)
+    return "transformer_blocks." in name and "modulation" not in name

@@ -1,0 +1,53 @@
+"""Data parallel training on the cores of one machine.
+
+Two single-threaded processes that meet once a step do more than one process of two threads, which meet at every
+operation: on a busy machine twice as much.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def rank() -> int:
+    """Number of this process, 0 alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Averages gradients over all processes. A parameter without a gradient counts as zero; alone nothing happens."""
+    if not dist.is_initialized():
+        return
+    owners = list(parameters)
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in owners]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    parts: list[Tensor] = list(flat.split([gradient.numel() for gradient in gradients]))
+    for parameter, part in zip(owners, parts, strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+def run_processes(count: int, function: Callable[..., None], *arguments: Any) -> None:
+    """Runs `function(*arguments)` in `count` single-threaded processes of one group; in this process if it is one."""
+    if count == 1:
+        function(*arguments)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = Path(folder) / "meeting"
+        torch.multiprocessing.spawn(_start, (count, str(meeting), function, arguments), nprocs=count, daemon=True)
+
+
+def _start(number: int, count: int, meeting: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=number, world_size=count)
+    try:
+        function(*arguments)
+    finally:
+        dist.destroy_process_group()

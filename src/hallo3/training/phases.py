@@ -1,0 +1,174 @@
+"""The two phases of training (spec: phase 1 identity, phase 2 speech) as configuration, and their loss."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from hallo3.conditions.motion import mask_pixels
+from hallo3.errors import UserError
+from hallo3.sampling.scheduler import Hallo3DPMScheduler
+from hallo3.training.loop import LoopSettings, StepRandom
+
+
+class Drops(BaseModel):
+    """How often a condition is left out, so that it can be guided: chances per sample (published values)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: float = Field(default=0.1, ge=0, le=1)
+    image_latents: float = Field(default=0.05, ge=0, le=1)
+    reference: float = Field(default=0.05, ge=0, le=1)
+    speech: float = Field(default=0.05, ge=0, le=1)
+
+
+class Phase(BaseModel):
+    """One phase of training.
+
+    Attributes:
+        trains: Regular expressions; parameters of `denoiser.…` and `reference_network.…` whose name one of them finds.
+        frozen: Regular expressions that win over `trains`.
+        speech: Whether the denoiser hears speech in this phase.
+        drops: How often conditions are left out.
+        motion_noise: Mean and deviation of log σ of the noise on motion frames; empty for none.
+        motion_mask: Share of pixels that motion frames lose.
+        opening: Chance that a clip starts as the first of a video does: portrait and motion frames are its first frame.
+        caption_for_reference: Whether the reference network reads the caption (published), or zeros as at inference.
+        mouth: Further weight of the loss where the mouth is.
+        least_timestep: Timesteps are uniform from here to 999 (published: from 0). What speech says shows at high ones.
+        clip_frames: Video frames of a training clip, 4k + 1.
+        batch: Clips per step and process.
+        loop: Steps, optimiser, averaging.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    trains: tuple[str, ...]
+    frozen: tuple[str, ...] = ()
+    speech: bool
+    drops: Drops = Drops()
+    motion_noise: tuple[float, float] | tuple[()] = (-3.0, 0.5)
+    motion_mask: float = Field(default=0.1, ge=0, le=1)
+    opening: float = Field(default=0.0, ge=0, le=1)
+    caption_for_reference: bool = True
+    mouth: float = Field(default=0.0, ge=0)
+    least_timestep: int = Field(default=0, ge=0, lt=1000)
+    clip_frames: int = Field(default=49, ge=1)
+    batch: int = Field(default=1, ge=1)
+    loop: LoopSettings
+
+
+def read_phase(path: Path) -> Phase:
+    """Reads a phase from YAML. Raises UserError naming the file and the field that is wrong."""
+    try:
+        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: can't be read as YAML ({' '.join(str(error).split())[:200]})") from error
+    try:
+        return Phase.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UserError(f"{path}: {place}: {first['msg']}; see configs/phase1.yaml for an example") from error
+
+
+def choose_parameters(networks: nn.Module, phase: Phase) -> int:
+    """Lets exactly the phase's parameters require gradients; returns how many numbers that are.
+
+    Raises UserError for an expression that finds nothing.
+    """
+    names = [name for name, _ in networks.named_parameters()]
+    for expression in (*phase.trains, *phase.frozen):
+        if not any(re.search(expression, name) for name in names):
+            raise UserError(f"trains: {expression!r} names no parameter; look at the names in a bundle's weights")
+    count = 0
+    for name, parameter in networks.named_parameters():
+        chosen = any(re.search(e, name) for e in phase.trains) and not any(re.search(e, name) for e in phase.frozen)
+        parameter.requires_grad_(chosen)
+        count += parameter.numel() * chosen
+    return count
+
+
+@dataclass(frozen=True)
+class PhaseBatch:
+    """What a step learns from; latents are scaled (× 0.7).
+
+    Attributes:
+        latents: `(B, T, 16, h, w)` of the clip. reference: `(B, 1, 16, h, w)` of the portrait, black around the face.
+        pictures: `(B, 3, 1 + k, H, W)` in [-1, 1]: the portrait and the clip's first k frames.
+        text: `(B, L, c)`. face: `(B, c)`. windows: `(B, F, 5, blocks, c)` of speech.
+        mouth: `(B, T, h, w)`, the share of each latent cell that the mouth covers.
+    """
+
+    latents: Tensor
+    reference: Tensor
+    pictures: Tensor
+    text: Tensor
+    face: Tensor
+    windows: Tensor
+    mouth: Tensor
+
+
+def motion_pictures(batch: PhaseBatch, phase: Phase, random: StepRandom) -> Tensor:
+    """Portrait and motion frames as training shows them: noise on the motion frames, then lost pixels."""
+    pictures = batch.pictures.clone()
+    for picture in pictures:
+        if random.numpy.random() < phase.opening:
+            picture[:] = picture[:, 1:2]
+        motion = picture[:, 1:]
+        if phase.motion_noise:
+            sigma = float(torch.exp(torch.tensor(random.numpy.normal(*phase.motion_noise))))
+            motion = motion + sigma * torch.randn(motion.shape, generator=random.torch)
+        picture[:, 1:] = mask_pixels(motion, phase.motion_mask, random.torch)
+    return pictures
+
+
+@torch.no_grad()
+def image_latents(vae: Any, pictures: Tensor, frames: int, random: StepRandom) -> Tensor:
+    """Pictures `(B, 3, 1 + k, H, W)` → `(B, frames, 16, h, w)`: a posterior sample, then zeros."""
+    mean, logarithm = vae.encoder(pictures)[0].chunk(2, dim=1)
+    drawn = mean + (0.5 * logarithm).exp() * torch.randn(mean.shape, generator=random.torch)
+    known = (drawn * vae.config.scaling_factor).transpose(1, 2)
+    rest = known.new_zeros(len(known), frames - known.shape[1], *known.shape[2:])
+    return torch.cat([known, rest], 1)
+
+
+def phase_loss(
+    networks: nn.Module, vae: Any, scheduler: Hallo3DPMScheduler, batch: PhaseBatch, phase: Phase, random: StepRandom
+) -> tuple[Tensor, dict[str, float]]:
+    """The v-prediction loss at uniform timesteps, every condition dropped now and then (spec section 8)."""
+    count, frames = batch.latents.shape[:2]
+    keep = {
+        name: torch.from_numpy((random.numpy.random(count) >= chance).astype("float32"))
+        for name, chance in phase.drops.model_dump().items()
+    }
+    text = batch.text * keep["text"][:, None, None]
+    known = image_latents(vae, motion_pictures(batch, phase, random), frames, random)
+    known = known * keep["image_latents"][:, None, None, None, None]
+    portrait = batch.reference * keep["reference"][:, None, None, None, None]
+    features = networks.get_submodule("reference_network")(
+        torch.cat([portrait, portrait], 2), text if phase.caption_for_reference else torch.zeros_like(text)
+    )
+    noise = torch.randn(batch.latents.shape, generator=random.torch)
+    timesteps = torch.randint(phase.least_timestep, len(scheduler), (count,), generator=random.torch)
+    noisy = scheduler.add_noise(batch.latents, noise, timesteps)
+    prediction = networks.get_submodule("denoiser")(
+        torch.cat([noisy, known], 2),
+        timesteps,
+        text,
+        speech=batch.windows * keep["speech"][:, None, None, None, None] if phase.speech else None,
+        face=batch.face,
+        reference=features,
+    )
+    # 1/(1 − ᾱ) · (x0_pred − x0)² is the squared error of v.
+    error = (prediction - scheduler.get_velocity(batch.latents, noise, timesteps)).square().mean(2)
+    numbers = {"plain": float(error.detach().mean())}
+    inside = float(batch.mouth.sum())
+    if inside:
+        numbers["mouth"] = float((error.detach() * batch.mouth).sum()) / inside
+    return (error * (1 + phase.mouth * batch.mouth)).mean(), numbers

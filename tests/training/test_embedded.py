@@ -1,0 +1,86 @@
+"""The recipe from samples to a bundle, at a tiny size."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from hallo3.errors import UserError
+from hallo3.pipeline import Hallo3Pipeline
+from hallo3.training.embedded import SPEECH, Recipe, prepare, train_phase, write_bundle
+from hallo3.training.loop import LoopSettings, checkpoints
+from hallo3.training.phases import Phase
+from hallo3.training.vae import EMBEDDED_VAE, make_vae
+
+SHARED = {"num_layers": 2, "num_attention_heads": 1, "attention_head_dim": 32, "time_embed_dim": 8, "text_embed_dim": 8}
+CONDITIONS = {
+    "speech_blocks": 2, "speech_channels": 8, "speech_intermediate_dim": 8, "speech_tokens": 2, "speech_token_dim": 8,
+    "face_embed_dim": 8, "face_tokens": 2, "face_token_dim": 8,
+}  # fmt: skip
+
+
+def write_sample(folder, frames=17):
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    np.save(folder / "frames.npy", random.integers(0, 255, (frames, 128, 192, 3), np.uint8))
+    np.save(folder / "speech.npy", random.normal(0, 0.1, frames * 640).astype(np.float32))
+    box = np.tile(np.array([64.0, 40.0, 60.0, 60.0]), (frames, 1))
+    np.savez(folder / "truth.npz", mouth_box=box, face_box=box, opening=np.linspace(0, 1, frames))
+    (folder / "meta.json").write_text(json.dumps({"caption": "a woman talks"}))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    work = tmp_path_factory.mktemp("embedded")
+    for index in range(2):
+        write_sample(work / "data" / f"{index:06d}")
+    made = tiny.components()
+    for name in ("text_encoder", "tokenizer", "speech_encoder", "feature_extractor", "face_encoder"):
+        made[name].save_pretrained(work / "parts" / name)
+    make_vae(EMBEDDED_VAE | {"block_out_channels": (8, 8, 8, 8)}).save_pretrained(work / "vae")
+    warmup = Phase(
+        trains=(r"^denoiser\.", r"^reference_network\."),
+        speech=True,
+        caption_for_reference=False,
+        clip_frames=9,
+        loop=LoopSettings(steps=2, warmup=0, ema=0.5),
+    )
+    speech = warmup.model_copy(update={"trains": SPEECH})
+    found = Recipe(work, processes=1, warmup=warmup, speech=speech, shared=SHARED, conditions=CONDITIONS)
+    prepare(found)
+    return found
+
+
+def test_prepared_samples_hold_what_a_step_needs(recipe):
+    with np.load(recipe.work / "prepared" / "000000.npz") as tables:
+        shapes = {name: tables[name].shape for name in tables}
+    assert shapes["latents"] == (2, 3, 16, 16, 24)
+    assert shapes["references"] == (3, 1, 16, 16, 24)
+    assert shapes["speech"] == (17 + 4, 2, 8)
+    assert shapes["faces"] == (3, 8)
+    assert shapes["text"][-1] == 8
+
+
+def test_both_phases_train_and_the_bundle_runs(recipe):
+    train_phase(recipe, "warmup")
+    train_phase(recipe, "speech")
+    write_bundle(recipe)
+    pipeline = Hallo3Pipeline.from_pretrained(recipe.work / "bundle", torch_dtype=torch.float32)
+    assert (pipeline.config.num_frames, pipeline.config.sample_width) == (9, 192)
+    frozen = torch.load(checkpoints(recipe.work / "warmup")[-1], weights_only=True)["average"]
+    weights = pipeline.transformer.state_dict()
+    assert not torch.equal(weights["proj_out.weight"], torch.zeros_like(weights["proj_out.weight"]))
+    for name in ("proj_out.weight", "transformer_blocks.0.attention.to_qkv.weight"):
+        torch.testing.assert_close(weights[name], frozen[f"denoiser.{name}"].bfloat16().float())
+    speech = torch.load(checkpoints(recipe.work / "speech")[-1], weights_only=True)["average"]
+    assert speech and all("speech" in name for name in speech)
+
+
+def test_a_phase_without_prepared_samples_says_what_to_run(recipe, tmp_path):
+    (tmp_path / "vae").symlink_to(recipe.work / "vae")
+    (tmp_path / "data").symlink_to(recipe.work / "data")
+    empty = Recipe(tmp_path, processes=1, warmup=recipe.warmup, shared=SHARED, conditions=CONDITIONS)
+    with pytest.raises(UserError, match="run the stage `prepare` first"):
+        train_phase(empty, "warmup")

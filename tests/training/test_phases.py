@@ -1,0 +1,200 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from hallo3.errors import UserError
+from hallo3.sampling.scheduler import Hallo3DPMScheduler
+from hallo3.training.loop import LoopSettings, StepRandom
+from hallo3.training.phases import (
+    Drops,
+    Phase,
+    PhaseBatch,
+    choose_parameters,
+    image_latents,
+    motion_pictures,
+    phase_loss,
+    read_phase,
+)
+from hallo3.training.starting import make_networks
+from hallo3.training.vae import EMBEDDED_VAE, make_vae
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SHARED = {"num_layers": 2, "num_attention_heads": 1, "attention_head_dim": 32, "time_embed_dim": 8, "text_embed_dim": 8}
+CONDITIONS = {
+    "speech_blocks": 2, "speech_channels": 4, "speech_intermediate_dim": 8, "speech_tokens": 2, "speech_token_dim": 8,
+    "face_embed_dim": 4, "face_tokens": 2, "face_token_dim": 8,
+}  # fmt: skip
+
+
+def phase(**changes):
+    values = {"trains": (r"^denoiser\.",), "speech": True, "loop": LoopSettings(steps=1)}
+    return Phase(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return make_networks(SHARED, CONDITIONS)
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return make_vae(EMBEDDED_VAE | {"block_out_channels": (8, 8, 8, 8)}).eval()
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator)
+
+    return PhaseBatch(
+        latents=normal(2, 3, 16, 16, 24),
+        reference=normal(2, 1, 16, 16, 24),
+        pictures=normal(2, 3, 3, 128, 192).clamp(-1, 1),
+        text=normal(2, 32, 8),
+        face=normal(2, 4),
+        windows=normal(2, 9, 5, 2, 4),
+        mouth=torch.zeros(2, 3, 16, 24),
+    )
+
+
+def names(networks):
+    return {name for name, parameter in networks.named_parameters() if parameter.requires_grad}
+
+
+def test_the_published_phases_train_what_the_paper_says(networks):
+    first, second = read_phase(CONFIGS / "phase1.yaml"), read_phase(CONFIGS / "phase2.yaml")
+    assert (first.loop.learning_rate, first.loop.clip, first.loop.ema, first.loop.steps) == (1e-5, 0.1, 0.9999, 20_000)
+    assert not first.speech and second.speech
+    choose_parameters(networks, first)
+    trained = names(networks)
+    assert any("reference_network" in name for name in trained)
+    assert all("attention" in name or "face" in name for name in trained)
+    assert not any("speech" in name or "mlp" in name or "token_embedding" in name for name in trained)
+    choose_parameters(networks, second)
+    assert names(networks) == {name for name, _ in networks.named_parameters() if "speech" in name}
+
+
+def test_a_wrong_configuration_is_refused_by_file_and_field(tmp_path, networks):
+    path = tmp_path / "phase.yaml"
+    path.write_text((CONFIGS / "phase1.yaml").read_text().replace("steps: 20000", "steps: none"))
+    with pytest.raises(UserError, match=r"phase\.yaml: loop\.steps"):
+        read_phase(path)
+    path.write_text("trains: [")
+    with pytest.raises(UserError, match=r"phase\.yaml: can't be read as YAML"):
+        read_phase(path)
+    with pytest.raises(UserError, match="can't be read"):
+        read_phase(tmp_path / "none.yaml")
+    with pytest.raises(ValidationError):
+        phase(surprise=1)
+    with pytest.raises(UserError, match="names no parameter"):
+        choose_parameters(networks, phase(trains=("nonsense",)))
+
+
+def test_every_trained_parameter_gets_a_gradient(networks, vae, batch):
+    chosen = phase(
+        trains=("^denoiser", "^reference_network"), drops=Drops(text=0, image_latents=0, reference=0, speech=0)
+    )
+    choose_parameters(networks, chosen)
+    with torch.no_grad():
+        for name, parameter in networks.named_parameters():
+            if not parameter.any():  # what starts at zero stops gradients on their way
+                parameter.normal_(0, 0.02, generator=torch.Generator().manual_seed(len(name)))
+    loss, _ = phase_loss(networks, vae, Hallo3DPMScheduler(), batch, chosen, StepRandom.at(0, 0))
+    loss.backward()
+    without = [name for name, p in networks.named_parameters() if p.grad is None]
+    # Text is not read out after the last layer.
+    assert without == []
+    networks.zero_grad(set_to_none=True)
+
+
+def test_dropped_conditions_make_no_difference(networks, vae, batch):
+    scheduler = Hallo3DPMScheduler()
+    other = PhaseBatch(
+        latents=batch.latents,
+        reference=batch.reference + 1,
+        pictures=-batch.pictures,
+        text=batch.text + 1,
+        face=batch.face,
+        windows=batch.windows + 1,
+        mouth=batch.mouth,
+    )
+
+    def loss(sample, drops):
+        with torch.no_grad():
+            chosen = phase(drops=drops, caption_for_reference=False)
+            return float(phase_loss(networks, vae, scheduler, sample, chosen, StepRandom.at(0, 1))[0])
+
+    with torch.no_grad():
+        for parameter in networks.parameters():
+            if not parameter.any():
+                parameter.normal_(0, 0.05, generator=torch.Generator().manual_seed(1))
+    everything = Drops(text=1, image_latents=1, reference=1, speech=1)
+    assert loss(batch, everything) == loss(other, everything)
+    for name in Drops.model_fields:
+        kept = everything.model_copy(update={name: 0.0})
+        assert loss(batch, kept) != loss(other, kept), name
+
+
+def test_without_speech_the_denoiser_does_not_hear(networks, vae, batch):
+    other = PhaseBatch(**{**batch.__dict__, "windows": batch.windows + 1})
+    losses = [
+        phase_loss(networks, vae, Hallo3DPMScheduler(), sample, phase(speech=False), StepRandom.at(0, 0))[0].item()
+        for sample in (batch, other)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_the_loss_is_that_of_velocity_and_the_mouth_weighs_more(networks, vae, batch):
+    scheduler = Hallo3DPMScheduler()
+    plain, numbers = phase_loss(networks, vae, scheduler, batch, phase(), StepRandom.at(0, 2))
+    assert plain.item() == pytest.approx(numbers["plain"], rel=1e-5)
+    assert "mouth" not in numbers
+    mouth = torch.zeros(2, 3, 16, 24)
+    mouth[..., 8:10, 10:14] = 1
+    weighted, numbers = phase_loss(
+        networks,
+        vae,
+        scheduler,
+        PhaseBatch(**{**batch.__dict__, "mouth": mouth}),
+        phase(mouth=5.0),
+        StepRandom.at(0, 2),
+    )
+    assert weighted.item() == pytest.approx(numbers["plain"] + 5 * numbers["mouth"] * float(mouth.mean()), rel=1e-4)
+
+
+def test_motion_frames_lose_pixels_and_gain_noise_but_the_portrait_stays(batch):
+    shown = motion_pictures(batch, phase(motion_noise=()), StepRandom.at(0, 0))
+    assert torch.equal(shown[:, :, 0], batch.pictures[:, :, 0])
+    lost = (shown[:, :, 1:] == 0).all(1)
+    assert 0.08 < float(lost.float().mean()) < 0.12
+    assert torch.equal(lost[:, 0], lost[:, 1])
+    kept = ~lost[:, None].expand(-1, 3, -1, -1, -1)
+    assert torch.equal(shown[:, :, 1:][kept], batch.pictures[:, :, 1:][kept])
+    noisy = motion_pictures(batch, phase(motion_mask=0.0), StepRandom.at(0, 0))
+    deviation = float((noisy[:, :, 1:] - batch.pictures[:, :, 1:]).std())
+    assert 0.01 < deviation < 0.2
+    opening = motion_pictures(batch, phase(opening=1.0, motion_noise=(), motion_mask=0.0), StepRandom.at(0, 0))
+    assert torch.equal(opening, batch.pictures[:, :, 1:2].expand_as(opening))
+
+
+def test_image_latents_fill_one_frame(vae, batch):
+    latents = image_latents(vae, batch.pictures, 3, StepRandom.at(0, 0))
+    assert latents.shape == (2, 3, 16, 16, 24)
+    assert latents[:, 0].any() and not latents[:, 1:].any()
+
+
+def test_drops_happen_as_often_as_they_should(networks, vae, batch, monkeypatch):
+    seen = []
+    denoiser = networks["denoiser"]
+    monkeypatch.setattr(
+        denoiser, "forward", lambda latents, timestep, text, **k: (seen.append(text), latents[:, :, :16])[1]
+    )
+    for step in range(60):
+        phase_loss(networks, vae, Hallo3DPMScheduler(), batch, phase(drops=Drops(text=0.3)), StepRandom.at(0, step))
+    share = np.mean([not text.any() for pair in seen for text in pair])
+    assert 0.15 < share < 0.45

@@ -1,0 +1,72 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hallo3.training.data import Photographs, Sample, box_mask, cut_clip, open_samples, to_pixels
+from hallo3.training.prepare import latent_mouth
+
+
+def write_sample(folder, frames=9, height=64, width=96):
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 255, (frames, height, width, 3), np.uint8)
+    pixels[:, 40:48, 32:48] = 255  # the mouth
+    np.save(folder / "frames.npy", pixels)
+    np.save(folder / "speech.npy", random.normal(0, 0.1, frames * 640).astype(np.float32))
+    box = np.tile(np.array([32.0, 40.0, 16.0, 8.0]), (frames, 1))
+    np.savez(folder / "truth.npz", mouth_box=box, face_box=box, opening=np.linspace(0, 1, frames))
+    (folder / "meta.json").write_text(json.dumps({"caption": "A person talks."}))
+
+
+@pytest.fixture
+def sample(tmp_path):
+    write_sample(tmp_path / "000000")
+    return open_samples(tmp_path)[0]
+
+
+def test_masks_count_the_share_of_a_pixel():
+    mask = box_mask(np.array([[1.5, 0.0, 2.0, 1.25]]), 3, 5)
+    np.testing.assert_allclose(mask[0], [[0, 0.5, 1, 0.5, 0], [0, 0.125, 0.25, 0.125, 0], [0] * 5])
+
+
+def test_the_mouth_on_the_latent_grid_is_the_mean_of_its_frames():
+    boxes = np.tile(np.array([16.0, 8.0, 8.0, 8.0]), (5, 1))
+    boxes[1:3, 0] = 24
+    cells = latent_mouth(boxes, 32, 48)
+    assert cells.shape == (2, 4, 6)
+    assert cells[0, 1, 2] == 1 and cells[0].sum() == 1
+    assert cells[1, 1, 2] == cells[1, 1, 3] == 0.5
+
+
+def test_cuts_stay_inside_and_their_mask_lies_on_the_mouth(sample: Sample):
+    for seed in range(12):
+        pixels, mouth = cut_clip(sample, 5, 32, 40, np.random.default_rng(seed), aim=0.7)
+        assert pixels.shape == (3, 5, 32, 40) and mouth.shape == (1, 5, 32, 40)
+        inside = mouth.expand(3, -1, -1, -1) == 1
+        assert (pixels[inside] == 1).all()
+
+
+def test_a_cut_aimed_at_the_mouth_holds_it(sample: Sample):
+    for seed in range(6):
+        _, mouth = cut_clip(sample, 1, 32, 40, np.random.default_rng(seed), aim=1.0)
+        assert mouth.sum() > 0.5 * 16 * 8
+
+
+def test_photographs_become_stills_of_the_canvas(tmp_path):
+    for name, size in (("tall.png", (40, 90)), ("wide.jpg", (200, 60)), ("square.png", (64, 64))):
+        Image.new("RGB", size, (200, 100, 50)).save(tmp_path / name)
+    (tmp_path / "manifest.csv").write_text("no picture")
+    photographs = Photographs(tmp_path, 32, 48)
+    assert len(photographs.images) == 3
+    random = np.random.default_rng(0)
+    stills = [photographs.draw(random) for _ in range(20)]
+    assert {still.shape for still in stills} == {(32, 48, 3)}
+    assert any((still == 0).all(2).any() for still in stills) and any((still > 0).all() for still in stills)
+
+
+def test_pixels_lie_between_minus_one_and_one():
+    frames = np.array([[[[0, 127, 255]]]], np.uint8)
+    assert torch.equal(to_pixels(frames)[[0, 2], 0, 0, 0], torch.tensor([-1.0, 1.0]))
