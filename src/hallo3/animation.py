@@ -83,10 +83,11 @@ def animate(
     image, speech = read_image(request.portrait), read_speech(request.speech)
     samples = _without_music(speech, request)
     if pipeline is None:
-        pipeline = load(request.bundle, device=device, dtype=dtype, listen=listen)
+        pipeline = load(request.bundle, device=device, dtype=dtype)
     steps = request.steps or pipeline.config.num_inference_steps
     performance = _prepare(pipeline, request, image, samples)
-    for notice in performance.notices:
+    about = (EMBEDDED_NOTICE,) if request.bundle == "embedded" else ()
+    for notice in (*about, *performance.notices):
         listen({"event": "notice", "message": notice})
     _write(pipeline, request, performance, speech, steps, listen, started)
     return request.output
@@ -122,9 +123,7 @@ def check_request(request: AnimationRequest) -> None:
         raise UserError("--no-face goes without --face-box and --face: it animates without an identity")
 
 
-def load(
-    bundle: str, *, device: str = "auto", dtype: str = "auto", listen: Listener = lambda event: None
-) -> "Hallo3Pipeline":
+def load(bundle: str, *, device: str = "auto", dtype: str = "auto") -> "Hallo3Pipeline":
     """Loads a bundle onto a device, after checking that its memory suffices. Raises UserError."""
     from .bundles.places import resolve
     from .bundles.sizes import parameter_count
@@ -135,8 +134,6 @@ def load(
     number_format = choose_dtype(dtype, target)
     needed = parameter_count(resolve(bundle)) * number_format.itemsize + WORKING_MEMORY
     check_memory(needed, target, f"bundle {bundle}")
-    if bundle == "embedded":
-        listen({"event": "notice", "message": EMBEDDED_NOTICE})
     pipeline = Hallo3Pipeline.from_pretrained(bundle, torch_dtype=number_format)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(target)

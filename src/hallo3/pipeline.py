@@ -200,6 +200,7 @@ class Hallo3Pipeline(DiffusionPipeline):
         """
         guidance = guidance or GuidanceScales()
         canvas, placed = frame_portrait(portrait, self.config.sample_height, self.config.sample_width, framing)
+        words, text_notices = self._encode_text(prompt)
         face = faces.condition_face(
             self.face_encoder,
             canvas,
@@ -207,7 +208,6 @@ class Hallo3Pipeline(DiffusionPipeline):
             no_face=no_face,
             index=face_index,
         )
-        words, text_notices = self._encode_text(prompt)
         windows = speech_windows(
             encode_speech(speech, self.speech_encoder, self.feature_extractor, num_frames=self.config.num_frames)
         )

@@ -11,8 +11,12 @@ INPUT, LOOK, FACE, RUN = "What to animate", "How it looks", "Which face", "How i
 
 
 def command(
-    portrait: Annotated[Path, typer.Argument(help="Image of the person: PNG, JPEG, WebP, …", show_default=False)],
-    speech: Annotated[Path, typer.Argument(help="Recording: WAV, MP3, M4A, FLAC, OGG, or a video's sound.")],
+    portrait: Annotated[
+        Path, typer.Argument(metavar="PORTRAIT", help="Image of the person: PNG, JPEG, WebP, …", show_default=False)
+    ],
+    speech: Annotated[
+        Path, typer.Argument(metavar="SPEECH", help="Recording: WAV, MP3, M4A, FLAC, OGG, or a video's sound.")
+    ],
     prompt: Annotated[str, typer.Option(help="Who is seen, what they do, and where.", rich_help_panel=INPUT)] = "",
     output: Annotated[
         Path | None,

@@ -173,6 +173,16 @@ def overlap(a: Box, b: Box) -> float:
     return shared / max(a[2] * a[3] + b[2] * b[3] - shared, 1e-9)
 
 
+def _load_whole(network: Any, folder: Path) -> Any:
+    """A small network from its folder; UserError where weights are missing, which diffusers would only warn of."""
+    options = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+    loaded, found = network.from_pretrained(folder, **options)
+    wrong = [*found["missing_keys"], *found["unexpected_keys"], *found["mismatched_keys"]]
+    if wrong:
+        raise UserError(f"{folder}: its weights don't fit this version ({wrong[0]} and others); copy the bundle again")
+    return loaded
+
+
 class EmbeddedFaceAnalyzer:
     """The embedded bundle's own networks, on the CPU: they are small."""
 
@@ -185,11 +195,8 @@ class EmbeddedFaceAnalyzer:
         for part in ("locator", "encoder"):
             if not (Path(folder) / part / "config.json").is_file():
                 raise UserError(f"{Path(folder) / part}: is missing; copy or convert the bundle again")
-        options = {"local_files_only": True, "use_safetensors": True}
-        return cls(
-            FaceLocator.from_pretrained(Path(folder) / "locator", **options),
-            FaceEncoder.from_pretrained(Path(folder) / "encoder", **options),
-        )
+        locator = _load_whole(FaceLocator, Path(folder) / "locator")
+        return cls(locator, _load_whole(FaceEncoder, Path(folder) / "encoder"))
 
     def save_pretrained(self, folder: str | Path) -> None:
         self.locator.save_pretrained(Path(folder) / "locator")
