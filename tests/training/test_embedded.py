@@ -9,7 +9,7 @@ import torch
 import tiny
 from hallo3.errors import UserError
 from hallo3.pipeline import Hallo3Pipeline
-from hallo3.training.embedded import SPEECH, Recipe, prepare, train_phase, write_bundle
+from hallo3.training.embedded import Recipe, prepare, train_phase, train_the_decoder, write_bundle
 from hallo3.training.loop import LoopSettings, checkpoints
 from hallo3.training.phases import Phase
 from hallo3.training.vae import EMBEDDED_VAE, make_vae
@@ -47,8 +47,16 @@ def recipe(tmp_path_factory):
         clip_frames=9,
         loop=LoopSettings(steps=2, warmup=0, ema=0.5),
     )
-    speech = warmup.model_copy(update={"trains": SPEECH})
-    found = Recipe(work, processes=1, warmup=warmup, speech=speech, shared=SHARED, conditions=CONDITIONS)
+    speech = warmup.model_copy(update={"trains": (r"speech_attention", r"norm_speech", r"speech_projection")})
+    found = Recipe(
+        work,
+        processes=1,
+        decoder_loop=LoopSettings(steps=1, optimizer="muon"),
+        warmup=warmup,
+        speech=speech,
+        shared=SHARED,
+        conditions=CONDITIONS,
+    )
     prepare(found)
     return found
 
@@ -64,6 +72,7 @@ def test_prepared_samples_hold_what_a_step_needs(recipe):
 
 
 def test_both_phases_train_and_the_bundle_runs(recipe):
+    train_the_decoder(recipe)
     train_phase(recipe, "warmup")
     train_phase(recipe, "speech")
     write_bundle(recipe)
