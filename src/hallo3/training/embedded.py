@@ -1,8 +1,8 @@
 """The recipe of the embedded bundle: `python -m hallo3.training.embedded all --work DIR`.
 
-Stages, each resumable: `data` (drawn and photographed clips), `encoders` (speech, text, face), `vae`, `decoder`, `prepare`
-(latents, text, speech on disk), `warmup` and `speech` (the phases in this recipe's form), `bundle`. What they make lies in
-folders of the same names below DIR.
+Stages, each resumable: `data` (drawn and photographed clips), `encoders` (speech, text, face), `vae`, `decoder`,
+`prepare` (latents, text, speech on disk), `warmup` and `speech` (the phases in this recipe's form), `bundle`. What they
+make lies in folders of the same names below DIR.
 """
 
 from collections.abc import Callable
