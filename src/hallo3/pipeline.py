@@ -23,6 +23,7 @@ from .media.images import read_image
 from .media.sound import read_speech
 from .networks.conditions import DenoiserConditions
 from .networks.denoiser import Hallo3Transformer3DModel
+from .networks.planar import use_planes
 from .networks.reference import ReferenceNetwork
 from .sampling.guidance import GuidanceScales, branches, combine
 from .sampling.scheduler import Hallo3DPMScheduler
@@ -169,7 +170,10 @@ class Hallo3Pipeline(DiffusionPipeline):
         """
         from .bundles.layout import load_pipeline
 
-        return load_pipeline(cls, pretrained_model_name_or_path, **options)
+        pipeline = load_pipeline(cls, pretrained_model_name_or_path, **options)
+        if not torch.cuda.is_available():
+            use_planes(pipeline.vae)  # the same convolutions, three times faster on a CPU
+        return pipeline
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """Writes the pipeline as a bundle folder."""
