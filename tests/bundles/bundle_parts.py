@@ -7,6 +7,7 @@ NETWORK = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 16, 
 NETWORK |= {"text_embed_dim": 8, "position_rows": 4 + 13 * 6}
 SPEECH = {"speech_channels": 8, "speech_intermediate_dim": 8, "speech_tokens": 2, "speech_token_dim": 8}
 FACE = {"face_embed_dim": 8, "face_tokens": 2, "face_token_dim": 8}
+GRID = {"sample_height": 64, "sample_width": 96, "text_length": 12}  # of the recording
 SETTINGS = {"sample_height": 32, "sample_width": 48, "text_length": 4, "num_inference_steps": 3}
 
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from bundle_parts import SETTINGS, make_encoders, make_networks
+from bundle_parts import GOLDEN, GRID, SETTINGS, make_encoders, make_networks
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +24,16 @@ def bundle(components, tmp_path):
     folder = tmp_path / "bundle"
     save_components(folder, components, SETTINGS, max_shard_size="20KB")
     return folder
+
+
+@pytest.fixture(scope="session")
+def golden_bundle(tmp_path_factory):
+    """The recorded checkpoint and VAE as a bundle, in float32."""
+    out = tmp_path_factory.mktemp("golden") / "bundle"
+    from hallo3.bundles.convert import Sources, convert
+
+    sources = Sources(denoiser=GOLDEN / "dit" / "hallo3", vae=GOLDEN / "vae" / "vae" / "3d-vae.pt")
+    report = convert(sources, out, dtype=None, max_shard_size="1MB", config=GRID)
+    assert report.parts == ("transformer", "reference_network", "scheduler", "vae")
+    assert report.notices == ()
+    return out

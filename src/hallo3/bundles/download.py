@@ -150,9 +150,15 @@ def _hub_errors(name: str) -> Any:
 def open_repository(name: str, revision: str) -> Repository:
     """The files of a hub repository at a revision, with their hashes."""
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError
 
     with _hub_errors(name):
-        info = HfApi().model_info(name, revision=revision, files_metadata=True)
+        try:
+            info = HfApi().model_info(name, revision=revision, files_metadata=True)
+        except HFValidationError:
+            raise UserError(f"{name}: can't be the name of a repository; check it") from None
+        except (KeyError, TypeError, ValueError):  # a portal's login page, say
+            raise ConnectionError("what answers there is not the hub") from None
     files = {}
     for entry in info.siblings or []:
         path = PurePosixPath(entry.rfilename)
@@ -322,7 +328,7 @@ def _fetch_range(repository: Repository, file: RemoteFile, part: Path, advance: 
         resumed = response.status_code == 206
         with part.open("ab" if resumed else "wb") as output:
             count = start if resumed else 0
-            for chunk in response.iter_bytes(CHUNK):
+            for chunk in response.iter_bytes():  # as it comes: a break loses nothing
                 count += len(chunk)
                 if count > file.size:
                     raise UserError(

@@ -178,8 +178,11 @@ def check_part(folder: Path, part: Part) -> None:
             read_header(file)
     if part.name == "tokenizer" and not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
         raise UserError(f"{folder / 'tokenizer.json'}: is missing; copy or convert the bundle again")
-    if part.config is None and not any(folder.iterdir()):
-        raise UserError(f"{folder}: is empty; copy or convert the bundle again")
+    if part.config is None:
+        if not any(folder.iterdir()):
+            raise UserError(f"{folder}: is empty; copy or convert the bundle again")
+        for file in folder.rglob("*.safetensors"):
+            read_header(file)
 
 
 def write_transformers_config(folder: Path, model: Any, dtype: "torch.dtype") -> None:

@@ -56,20 +56,20 @@ def resolve(
 ) -> Path:
     """The folder of a bundle given by path or name; a hub repository's files are fetched into the hub's cache.
 
-    A folder that exists wins over a name. parts: which parts to fetch from the hub; all by default. Raises UserError
-    when there is no such bundle.
+    `embedded` is always the package's own; otherwise a folder that exists wins over a name. parts: which parts to fetch
+    from the hub; all by default. Raises UserError when there is no such bundle.
     """
     text = str(path_or_name)
-    folder = Path(text).expanduser()
-    if folder.is_dir():
-        return folder
-    if text == EMBEDDED:
+    if path_or_name == EMBEDDED:
         if not (embedded_bundle() / INDEX).exists():
             raise UserError(
                 "embedded: this copy of hallo3 carries no embedded bundle; "
                 "install the wheel, or make it with `make embedded-model`"
             )
         return embedded_bundle()
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return folder
     if isinstance(path_or_name, str):
         known = registry() / text
         if text and known.parent == registry() and known.is_dir():

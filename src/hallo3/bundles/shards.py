@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import UserError
 
-BLOCK_BYTES = 32 << 20
+BLOCK_BYTES = 4 << 20
 FORMAT_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",

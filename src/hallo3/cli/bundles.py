@@ -22,7 +22,7 @@ def command(
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(width=None if Console().is_terminal else 160, highlight=False, markup=False)
+    console = Console(width=None if Console().is_terminal else 1000, highlight=False, markup=False)
     table = Table("name", "where", "size", "state")
     for bundle in found:
         state = bundle.problem or (f"lacks {', '.join(bundle.missing)}" if bundle.missing else "complete")

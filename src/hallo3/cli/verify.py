@@ -28,7 +28,7 @@ def command(
     from ..bundles.verify import verify
 
     result = verify(bundle, recording, tolerance=tolerance)
-    console = Console(width=None if Console().is_terminal else 140, highlight=False, markup=False)
+    console = Console(width=None if Console().is_terminal else 1000, highlight=False, markup=False)
     table = Table("recording", "tensor", "difference", "tolerance", "")
     for check in result.checks:
         number = check.note or f"{check.difference:.1e}"
