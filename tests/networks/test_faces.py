@@ -8,10 +8,10 @@ from hallo3.networks.faces import FaceEncoder, FaceLocator, box_iou, crop_face, 
 TINY = {"height": 64, "width": 96, "channels": (4, 4, 8, 8, 8), "neck_channels": 8}
 
 
-def test_maps_are_at_stride_eight_and_sides_are_positive():
+def test_maps_are_at_stride_four_and_sides_are_positive():
     heat, sides = FaceLocator(**TINY)(torch.zeros(2, 3, 64, 96))
-    assert heat.shape == (2, 1, 8, 12)
-    assert sides.shape == (2, 4, 8, 12)
+    assert heat.shape == (2, 1, 16, 24)
+    assert sides.shape == (2, 4, 16, 24)
     assert (sides > 0).all()
 
 
@@ -29,7 +29,7 @@ def test_decoded_peak_gives_its_box():
     scores, corners = decode_maps(heat, sides)
     keep = keep_best(scores[0], corners[0], 0.3, 8)
     assert len(keep) == 1
-    assert corners[0, keep[0]].tolist() == [34.0, 18.0, 54.0, 38.0]
+    assert corners[0, keep[0]].tolist() == [12.0, 4.0, 32.0, 24.0]
 
 
 def test_overlapping_boxes_keep_the_better_one():
@@ -96,3 +96,22 @@ def test_saving_and_loading(net, tmp_path):
 def test_bfloat16_weights_locate():
     locator = FaceLocator(**TINY).to(torch.bfloat16)
     assert len(locator.locate(torch.zeros(1, 3, 100, 100))) == 1
+
+
+def test_a_small_face_is_looked_at_again_from_closer_by():
+    """The second look sees a part of the picture, and its box comes back in pixels of the whole."""
+    locator = FaceLocator(**TINY)
+    seen = []
+
+    def search(image):
+        seen.append(image.shape[-2:])
+        corners = torch.tensor([[100.0, 60, 120, 90], [0, 0, 0, 0]])
+        if len(seen) > 1:  # the same face in the part, a little more exactly
+            corners = torch.tensor([[0.0, 0, 5, 5], [59.0, 31, 79, 61]])
+        return [(torch.tensor([0.9, 0.8]), corners)]
+
+    locator._search = search
+    [[(box, score)]] = locator.locate(torch.zeros(1, 3, 400, 400), max_faces=1)
+    assert seen[1][0] < 200 and seen[1][1] < 200
+    assert score == pytest.approx(0.9)
+    assert box == (101, 61, 20, 30)

@@ -9,7 +9,6 @@ from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from hallo3.conditions.speech import encode_speech
 from hallo3.errors import UserError
-from hallo3.training.encoders_loop import LoopSettings
 from hallo3.training.encoders_speech import (
     UNKNOWN_PHONE,
     articulation_loss,
@@ -22,6 +21,7 @@ from hallo3.training.encoders_speech import (
     speech_config,
     train_speech,
 )
+from hallo3.training.loop import LoopSettings
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +82,11 @@ def test_loss_passes_over_padding_and_unknown_phones():
 
 
 def test_a_few_steps_learn_the_opening_and_are_saved(folder, tmp_path):
-    settings = LoopSettings(steps=60, learning_rate=4e-3, warmup=5, save_every=60, log_every=60)
+    settings = LoopSettings(steps=25, learning_rate=1e-2, warmup=3, save_every=25, log_every=25)
     config = speech_config(**TINY)
     metrics = train_speech(folder, tmp_path, settings, config=config, batch_frames=98, **QUIET)
     assert metrics["held_out_recordings"] == 1
-    assert metrics["opening_correlation_median"] > 0.5
+    assert metrics["opening_correlation_median"] > 0.4
     assert json.loads((tmp_path / "speech_encoder" / "metrics.json").read_text()) == metrics
     encoder = Wav2Vec2Model.from_pretrained(tmp_path / "speech_encoder").eval()
     extractor = Wav2Vec2FeatureExtractor.from_pretrained(tmp_path / "feature_extractor")
@@ -112,7 +112,7 @@ def test_interrupted_training_goes_on_to_the_same_weights(folder, tmp_path):
 
 
 def test_folder_without_recordings_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no .npz recordings"):
+    with pytest.raises(UserError, match=r"no .* recordings"):
         load_recordings(tmp_path)
 
 

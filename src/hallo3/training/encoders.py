@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 import typer
 
-from hallo3.training.encoders_loop import LoopSettings
+from hallo3.training.encoders_run import encoder_settings
+from hallo3.training.loop import LoopSettings
 
 if TYPE_CHECKING:
     from hallo3.training.encoders_images import FaceImage
@@ -36,7 +37,7 @@ Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 def train_flags(steps: int, rate: float, seed: int, threads: int) -> LoopSettings:
     """Settings of the loop; also sets the number of threads."""
     torch.set_num_threads(threads)
-    return LoopSettings(steps=steps, learning_rate=rate, seed=seed)
+    return encoder_settings(steps, rate, seed)
 
 
 @app.command()

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hallo3.networks.faces import CROP_MARGIN, FaceEncoder
-from hallo3.training.encoders_images import FaceImage, cover, recolour, similarity, warp
-from hallo3.training.encoders_loop import Log, LoopSettings, run_loop, step_random, write_metrics
+from hallo3.training.encoders_images import FaceImage, blur, cover, recolour, similarity, warp
+from hallo3.training.encoders_run import train_encoder, write_metrics
+from hallo3.training.loop import Log, LoopSettings, StepRandom
 
 # Sources whose images surely show different people. Images of other sources may repeat a face: such pairs count
 # neither as same nor as different.
@@ -24,7 +25,7 @@ DISTINCT_SOURCES = ("drawn", "initiative-sh/artflow-portraits")
 
 
 def draw_crop(face: FaceImage, random: np.random.Generator, size: int = 64, strength: float = 1.0) -> Tensor:
-    """A crop `(3, size, size)` as `crop_face` would cut it, from a box a little off, recoloured, maybe covered."""
+    """A crop `(3, size, size)` as `crop_face` would cut it, from a box a little off, maybe mirrored or covered."""
     assert face.box is not None
     x, y, w, h = face.box
     side = max(w, h) * CROP_MARGIN
@@ -35,12 +36,16 @@ def draw_crop(face: FaceImage, random: np.random.Generator, size: int = 64, stre
     centre = (x + w / 2 + float(offset[0]), y + h / 2 + float(offset[1]))
     matrix = similarity(centre, (size / 2, size / 2), (zoom * mirror, zoom), angle)
     crop = warp(face, matrix, size, size, torch.full((3, size, size), -1.0))
-    if random.random() < 0.5:  # faces on the canvas are small: their crops are blurred
-        small = F.interpolate(crop[None], scale_factor=float(random.uniform(0.3, 0.8)), mode="bilinear", antialias=True)
-        crop = F.interpolate(small, size=(size, size), mode="bilinear")[0]
-    if random.random() < 0.15 * strength:
-        crop = cover(crop, random)
-    return recolour(crop, random)
+    return cover(crop, random) if random.random() < 0.15 * strength else crop
+
+
+def develop(crops: list[Tensor], random: np.random.Generator) -> Tensor:
+    """`(n, 3, size, size)`: crops recoloured, half of them blurred, as faces on the canvas are small."""
+    images = torch.stack(crops)
+    small = torch.from_numpy(random.permutation(len(crops)))
+    for part in small[: len(crops) // 2].chunk(4):
+        images[part] = blur(images[part], float(random.uniform(0.3, 0.8)))
+    return recolour(images, random)
 
 
 def by_identity(faces: list[FaceImage]) -> list[list[FaceImage]]:
@@ -70,7 +75,7 @@ def draw_pairs(
             sources.append(person[0].source)
     distinct = [[a != b or a in DISTINCT_SOURCES for b in sources] for a in sources]
     counts = torch.tensor(distinct) | torch.eye(len(sources), dtype=torch.bool)
-    return torch.stack(first), torch.stack(second), counts
+    return develop(first, random), develop(second, random), counts
 
 
 def contrastive_loss(a: Tensor, b: Tensor, counts: Tensor, temperature: float = 0.1) -> Tensor:
@@ -88,7 +93,7 @@ def train_face(
     settings: LoopSettings,
     *,
     config: dict[str, Any] | None = None,
-    batch: int = 64,
+    batch: int = 40,
     device: str = "cpu",
     log: Log = print,
 ) -> dict[str, Any]:
@@ -105,8 +110,8 @@ def train_face(
     size = encoder.config["size"]
     groups = [by_identity(group) for group in faces if group]
 
-    def step_loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        a, b, counts = draw_pairs(groups, batch, step_random(settings.seed, step), size)
+    def step_loss(step: int, random: StepRandom) -> tuple[Tensor, dict[str, float]]:
+        a, b, counts = draw_pairs(groups, batch, random.numpy, size)
         embeddings = encoder(torch.cat([a, b]).to(device))
         first, second = embeddings.chunk(2)
         loss = contrastive_loss(first, second, counts.to(device))
@@ -114,7 +119,7 @@ def train_face(
         spread = ((embeddings.std(0) - 1) ** 2).mean() + (embeddings.mean(0) ** 2).mean()
         return loss + 0.05 * spread, {"contrastive": float(loss.detach())}
 
-    run_loop(encoder, step_loss, out / "checkpoints" / "face", settings, log)
+    train_encoder(encoder, step_loss, out / "checkpoints" / "face", settings, log)
     standardise(encoder, [face for group in faces for face in group], settings.seed)
     encoder.eval().save_pretrained(out / "face_encoder" / "encoder")
     metrics = {name: evaluate_face(encoder, group) for name, group in held_out.items()}
@@ -123,18 +128,18 @@ def train_face(
 
 
 @torch.no_grad()
-def embed(encoder: FaceEncoder, crops: list[Tensor], batch: int = 256) -> Tensor:
-    """Embeddings `(n, c)` of crops."""
-    parts = [torch.stack(crops[i : i + batch]).to(encoder.device) for i in range(0, len(crops), batch)]
-    return torch.cat([encoder(part).cpu() for part in parts])
+def embed(encoder: FaceEncoder, crops: Tensor, batch: int = 256) -> Tensor:
+    """Embeddings `(n, c)` of crops `(n, 3, size, size)`."""
+    return torch.cat([encoder(part.to(encoder.device)).cpu() for part in crops.split(batch)])
 
 
 @torch.no_grad()
-def standardise(encoder: FaceEncoder, faces: list[FaceImage], seed: int, most: int = 4096) -> None:
+def standardise(encoder: FaceEncoder, faces: list[FaceImage], seed: int, most: int = 1024) -> None:
     """Folds into the last layer what makes its numbers zero mean and unit variance over faces."""
     random = np.random.default_rng([seed, 1 << 20])
     chosen = random.permutation(len(faces))[:most]
-    embeddings = embed(encoder, [draw_crop(faces[int(i)], random, encoder.config["size"], 0.5) for i in chosen])
+    crops = [draw_crop(faces[int(i)], random, encoder.config["size"], 0.5) for i in chosen]
+    embeddings = embed(encoder, develop(crops, random))
     scale = 1 / embeddings.std(0).clamp(min=1e-3)
     bias, weight = encoder.project.bias, encoder.project.weight
     bias.copy_((bias - embeddings.mean(0).to(bias)) * scale.to(bias))
@@ -155,7 +160,7 @@ def evaluate_face(encoder: FaceEncoder, faces: list[FaceImage], seed: int = 0, v
             people.append(number)
             images.append(index if len(person) > 1 else view)
             sources.append(person[0].source)
-    z = embed(encoder, crops)
+    z = embed(encoder, develop(crops, random))
     cosine = F.normalize(z, dim=-1) @ F.normalize(z, dim=-1).T
     who, which = torch.tensor(people), torch.tensor(images)
     same = (who[:, None] == who) & (which[:, None] != which)

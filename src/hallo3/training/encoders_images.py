@@ -19,7 +19,7 @@ from hallo3.studio.identity import Identity
 from hallo3.studio.performance import performance
 from hallo3.studio.renderer import render
 from hallo3.studio.scene import Scene
-from hallo3.training.encoders_loop import Log
+from hallo3.training.loop import Log
 
 PORTRAIT_BOXES = Path(hallo3.studio.__file__).parent / "data" / "portrait_boxes.csv"
 BOX_COLUMNS = ("x", "y", "width", "height")
@@ -45,14 +45,19 @@ class FaceImage:
     levels: list[Tensor] = field(default_factory=list, compare=False, repr=False)
 
     def level(self, index: int) -> Tensor:
-        """`(1, 3, H/2^index, W/2^index)` in [-1, 1]: the image halved so often, so that shrinking it does not alias."""
+        """`(1, 3, H/2^index, W/2^index)` uint8: the image halved so often, so that shrinking it does not alias."""
         if not self.levels:
             image = torch.from_numpy(self.pixels.copy()).permute(2, 0, 1)[None].float()
             self.levels.append(image.byte())
             while min(image.shape[-2:]) >= 64:
                 image = F.avg_pool2d(image, 2)
                 self.levels.append(image.round().byte())
-        return self.levels[min(index, len(self.levels) - 1)].float() / 127.5 - 1
+        return self.levels[min(index, len(self.levels) - 1)]
+
+
+def to_image(pixels: np.ndarray) -> Tensor:
+    """`(H, W, 3)` uint8 → `(1, 3, H, W)` in [-1, 1]."""
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 def load_photographs(folder: Path, boxes: Path = PORTRAIT_BOXES, longest: int = 512) -> dict[str, list[FaceImage]]:
@@ -130,16 +135,22 @@ def warp(face: FaceImage, matrix: np.ndarray, height: int, width: int, around: T
     """
     shrink = math.sqrt(abs(float(np.linalg.det(matrix[:, :2]))))
     source = face.level(max(0, round(math.log2(max(shrink, 1e-3)) - 0.25)))
-    rows, columns = face.pixels.shape[:2]
+    rows, columns = source.shape[-2:]
+    scale = torch.tensor([columns / face.pixels.shape[1], rows / face.pixels.shape[0]])
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     m = torch.from_numpy(np.asarray(matrix, np.float32))
-    at_x = (m[0, 0] * x + m[0, 1] * y + m[0, 2]) * 2 / columns - 1
-    at_y = (m[1, 0] * x + m[1, 1] * y + m[1, 2]) * 2 / rows - 1
-    grid = torch.stack([at_x, at_y], -1)[None]
-    seen = F.grid_sample(source, grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
+    at = (torch.stack([x, y], -1) @ m[:, :2].T + m[:, 2]) * scale  # pixels of `source`
+    # Only the part that is seen is made float: images are larger than what is cut from them.
+    limit = torch.tensor([columns, rows])
+    low = (at.amin((0, 1)).floor() - 1).clamp(min=0).long().minimum(limit - 1)
+    high = (at.amax((0, 1)).ceil() + 1).long().clamp(min=1).minimum(limit).maximum(low + 1)
+    part = source[..., low[1] : high[1], low[0] : high[0]].float() / 127.5 - 1
+    grid = ((at - low) * 2 / (high - low) - 1)[None]
+    seen = F.grid_sample(part, grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
     if around is None:
         return seen
-    return torch.where((at_x.abs() <= 1) & (at_y.abs() <= 1), seen, around)
+    inside = (at >= 0) & (at <= limit)
+    return torch.where(inside.all(-1), seen, around)
 
 
 def similarity(
@@ -151,25 +162,34 @@ def similarity(
     return np.concatenate([linear, (np.array(centre_in) - linear @ np.array(centre_out))[:, None]], axis=1)
 
 
-def recolour(image: Tensor, random: np.random.Generator) -> Tensor:
-    """Another light and camera: gain, contrast, gamma, saturation, tint, sometimes grey, blurred or noisy."""
-    image = (image + 1) / 2
-    image = image.clamp(0, 1) ** float(np.exp(random.normal(0, 0.25)))
-    gain = torch.from_numpy(np.exp(random.normal(0, 0.08, (3, 1, 1))).astype(np.float32))
-    image = image * gain * float(np.exp(random.normal(0, 0.15)))
-    grey = image.mean(0, keepdim=True)
-    colour = 0.0 if random.random() < 0.12 else float(random.uniform(0.4, 1.4))
-    image = grey + (image - grey) * colour
-    image = (image - 0.5) * float(np.exp(random.normal(0, 0.2))) + 0.5
-    if random.random() < 0.3:
-        height, width = image.shape[-2:]
-        factor = float(random.uniform(0.35, 0.9))
-        small = F.interpolate(image[None], scale_factor=factor, mode="bilinear", antialias=True)
-        image = F.interpolate(small, size=(height, width), mode="bilinear")[0]
-    if random.random() < 0.3:
-        noise = random.standard_normal(image.shape).astype(np.float32) * float(random.uniform(0.01, 0.06))
-        image = image + torch.from_numpy(noise)
-    return image.clamp(0, 1) * 2 - 1
+def recolour(images: Tensor, random: np.random.Generator) -> Tensor:
+    """Another light and camera for each of `(B, 3, H, W)`: gain, contrast, gamma, saturation, tint; some grey, blurred
+    or noisy. All images together: one by one would take longer than the networks do."""
+    count = len(images)
+
+    def each(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values.astype(np.float32)).reshape(count, -1, 1, 1)
+
+    images = ((images + 1) / 2).clamp(0, 1) ** each(np.exp(random.normal(0, 0.25, count)))
+    images = images * each(np.exp(random.normal(0, 0.08, (count, 3)) + random.normal(0, 0.15, (count, 1))))
+    grey = images.mean(1, keepdim=True)
+    colour = np.where(random.random(count) < 0.12, 0.0, random.uniform(0.4, 1.4, count))
+    images = grey + (images - grey) * each(colour)
+    images = (images - 0.5) * each(np.exp(random.normal(0, 0.2, count))) + 0.5
+    blurred = torch.from_numpy(random.random(count) < 0.3)
+    if blurred.any():
+        images[blurred] = blur(images[blurred], float(random.uniform(0.35, 0.9)))
+    noisy = torch.from_numpy(random.random(count) < 0.3)
+    if noisy.any():
+        noise = torch.from_numpy(random.standard_normal(images[noisy].shape, np.float32))
+        images[noisy] += noise * each(random.uniform(0.01, 0.06, count))[noisy]
+    return images.clamp(0, 1) * 2 - 1
+
+
+def blur(images: Tensor, factor: float) -> Tensor:
+    """`(B, 3, H, W)` reduced to `factor` of its size and enlarged again."""
+    small = F.interpolate(images, scale_factor=factor, mode="bilinear", antialias=True)
+    return F.interpolate(small, size=images.shape[-2:], mode="bilinear")
 
 
 def cover(image: Tensor, random: np.random.Generator, largest: float = 0.4) -> Tensor:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from hallo3.networks.faces import STRIDE, FaceLocator, box_iou
-from hallo3.training.encoders_images import FaceImage, backdrop, cover, recolour, similarity, warp
-from hallo3.training.encoders_loop import Log, LoopSettings, run_loop, step_random, write_metrics
+from hallo3.training.encoders_images import FaceImage, backdrop, cover, recolour, similarity, to_image, warp
+from hallo3.training.encoders_run import train_encoder, write_metrics
+from hallo3.training.loop import Log, LoopSettings, StepRandom
 
 
 def place_face(face: FaceImage, random: np.random.Generator, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -34,7 +35,7 @@ def place_face(face: FaceImage, random: np.random.Generator, height: int, width:
             sides = zip(middle, (columns, rows), (width, height), strict=True)
             centre = tuple(out / 2 + (at - side / 2) / zoom + random.normal(0, 0.06) * out for at, side, out in sides)
         else:
-            zoom = h / (height * math.exp(random.uniform(math.log(0.1), math.log(0.85))))
+            zoom = h / (height * math.exp(random.uniform(math.log(0.13), math.log(0.85))))
             centre = (random.uniform(0, width), random.uniform(0, height))
         angle = float(random.normal(0, math.radians(8)))
         mirror = -1.0 if random.random() < 0.5 else 1.0
@@ -88,7 +89,30 @@ def draw_canvas(faces: list[FaceImage], random: np.random.Generator, height: int
         corners = box[None]
     if random.random() < 0.15:
         canvas = cover(canvas, random, 0.3)
-    return recolour(canvas, random), corners
+    return canvas, corners
+
+
+class CanvasPool:
+    """Canvases by number, each drawn when it is first asked for and then kept: drawing costs as much as learning.
+
+    Args:
+        faces: Groups of images; canvas `i` shows one of group `i mod groups`.
+        seed: With the number, decides what a canvas shows.
+        count: Canvases at most.
+    """
+
+    def __init__(self, faces: list[list[FaceImage]], seed: int, count: int, height: int, width: int):
+        self.faces, self.seed, self.size = faces, seed, (height, width)
+        self.kept: list[tuple[Tensor, Tensor] | None] = [None] * count
+
+    def canvas(self, index: int) -> tuple[Tensor, Tensor]:
+        """`(3, height, width)` uint8 and the corners `(faces, 4)` of the faces on it."""
+        kept = self.kept[index]
+        if kept is None:
+            random = np.random.default_rng([self.seed, 1 << 22, index])
+            canvas, corners = draw_canvas(self.faces[index % len(self.faces)], random, *self.size)
+            kept = self.kept[index] = (((canvas + 1) * 127.5).round().byte(), corners)
+        return kept
 
 
 def targets(corners: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,7 +167,8 @@ def train_locator(
     settings: LoopSettings,
     *,
     config: dict[str, Any] | None = None,
-    batch: int = 24,
+    batch: int = 16,
+    canvases: int = 8000,
     device: str = "cpu",
     log: Log = print,
 ) -> dict[str, Any]:
@@ -153,21 +178,24 @@ def train_locator(
         faces: Groups of images to learn from (drawn, photographed); each gives the same share of every batch.
         held_out: Named groups to measure on.
         out: Folder of parts; the checkpoint lies in `out/checkpoints/locator`.
+        canvases: Different canvases drawn; each is recoloured anew whenever it is used.
     """
     torch.manual_seed(settings.seed)
     locator = FaceLocator(**(config or {})).to(device)
     height, width = locator.config["height"], locator.config["width"]
 
-    def step_loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        random = step_random(settings.seed, step)
-        drawn = [draw_canvas(faces[i % len(faces)], random, height, width) for i in range(batch)]
+    pool = CanvasPool(faces, settings.seed, canvases, height, width)
+
+    def step_loss(step: int, random: StepRandom) -> tuple[Tensor, dict[str, float]]:
+        drawn = [pool.canvas(int(index)) for index in random.numpy.integers(0, canvases, batch)]
         wanted = [targets(corners, height // STRIDE, width // STRIDE) for _, corners in drawn]
         heat, boxes, weight = (torch.stack(column).to(device) for column in zip(*wanted, strict=True))
-        logits, sides = locator(torch.stack([canvas for canvas, _ in drawn]).to(device))
+        images = recolour(torch.stack([canvas for canvas, _ in drawn]).float() / 127.5 - 1, random.numpy)
+        logits, sides = locator(images.to(device))
         heats, box = heat_loss(logits[:, 0], heat), box_loss(sides, boxes, weight)
         return heats + 2 * box, {"heat": float(heats.detach()), "box": float(box.detach())}
 
-    run_loop(locator, step_loss, out / "checkpoints" / "locator", settings, log)
+    train_encoder(locator, step_loss, out / "checkpoints" / "locator", settings, log)
     locator.eval().save_pretrained(out / "face_encoder" / "locator")
     metrics = {name: evaluate_locator(locator, group) for name, group in held_out.items()}
     write_metrics(out / "face_encoder" / "locator", metrics, log)
@@ -178,7 +206,7 @@ def evaluate_locator(locator: FaceLocator, faces: list[FaceImage], threshold: fl
     """Recall at IoU ≥ 0.5, mean IoU, detections too many per image, and the names of faces missed."""
     ious, surplus, missed = [], 0, []
     for face in faces:
-        found = locator.locate(face.level(0).to(locator.device), threshold)[0]
+        found = locator.locate(to_image(face.pixels).to(locator.device), threshold)[0]
         if face.box is None:
             surplus += len(found)
             continue

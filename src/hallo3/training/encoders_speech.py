@@ -19,7 +19,8 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from hallo3.conditions.speech import encode_speech
 from hallo3.errors import UserError
-from hallo3.training.encoders_loop import Log, LoopSettings, run_loop, step_random, write_metrics
+from hallo3.training.encoders_run import train_encoder, write_metrics
+from hallo3.training.loop import Log, LoopSettings, StepRandom
 
 SAMPLES_PER_FRAME = 640
 SUPERVISED_LAYERS = (3, 7, 11)
@@ -246,13 +247,13 @@ def train_speech(
     heads = ArticulationHeads(encoder.config.hidden_size, max(classes, 1))
     both = nn.ModuleDict({"encoder": encoder, "heads": heads}).to(device)
 
-    def step_loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        batch = draw_batch(training, batch_frames, step_random(settings.seed, step))
+    def step_loss(step: int, random: StepRandom) -> tuple[Tensor, dict[str, float]]:
+        batch = draw_batch(training, batch_frames, random.numpy)
         batch = {name: value.to(device) for name, value in batch.items()}
         layers = layer_outputs(encoder, batch["values"], batch["known"].shape[1])
         return articulation_loss(heads(layers), batch)
 
-    run_loop(both, step_loss, out / "checkpoints" / "speech", settings, log)
+    train_encoder(both, step_loss, out / "checkpoints" / "speech", settings, log)
     encoder.save_pretrained(out / "speech_encoder")
     feature_extractor().save_pretrained(out / "feature_extractor")
     torch.save(heads.state_dict(), out / "checkpoints" / "speech" / "heads.pt")

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from hallo3.training.encoders_loop import Log, LoopSettings, run_loop, step_random, write_metrics
+from hallo3.training.encoders_run import train_encoder, write_metrics
 from hallo3.training.encoders_words import ordinary_sentences
+from hallo3.training.loop import Log, LoopSettings, StepRandom
 
 TEXT_LENGTH = 48
 HIDDEN_SHARE = 0.2  # of the word pieces are guessed
@@ -60,7 +61,9 @@ def draw_captions(count: int, seed: int = 0) -> list[str]:
     return captions
 
 
-def train_tokenizer(captions: list[str], out: Path, *, pieces: int = 1500, length: int = TEXT_LENGTH) -> T5Tokenizer:
+def train_tokenizer(
+    captions: list[str], out: Path, *, pieces: int = 1500, length: int = TEXT_LENGTH, english: int = 4000
+) -> T5Tokenizer:
     """Trains a unigram sentencepiece model and writes it as a T5 tokenizer.
 
     Args:
@@ -68,9 +71,10 @@ def train_tokenizer(captions: list[str], out: Path, *, pieces: int = 1500, lengt
         out: Folder for `spiece.model` and the files of transformers' `T5Tokenizer`.
         pieces: Size of the vocabulary, pad = 0, end = 1 and unknown = 2 included; fewer if the text holds fewer.
         length: Word pieces of a padded caption, kept as the tokenizer's `model_max_length`.
+        english: Ordinary sentences added.
     """
     model = io.BytesIO()
-    sentences = captions + ordinary_sentences(max(4000, len(captions) // 2))
+    sentences = captions + ordinary_sentences(english)
     # A piece is only thought of if it occurs in several different words: so every word gets relatives.
     words = sorted({word.strip(".,;:!?()'") for sentence in sentences for word in sentence.lower().split()})
     sentencepiece.SentencePieceTrainer.train(
@@ -155,6 +159,7 @@ def train_text(
     width: int = 64,
     layers: int = 2,
     length: int = TEXT_LENGTH,
+    english: int = 8000,
     batch: int = 64,
     device: str = "cpu",
     log: Log = print,
@@ -164,24 +169,26 @@ def train_text(
     Args:
         captions: Every twentieth different one is held out; a quarter of every batch is ordinary English.
         out: Folder of parts; the checkpoint lies in `out/checkpoints/text`.
+        english: Ordinary sentences to draw.
     """
     different = sorted(set(captions))
     held_out = different[19::20] or different[-1:]
     training = sorted(set(different) - set(held_out)) or different
-    tokenizer = train_tokenizer(training, out / "tokenizer", pieces=pieces, length=length)
+    tokenizer = train_tokenizer(training, out / "tokenizer", pieces=pieces, length=length, english=english // 2)
     torch.manual_seed(settings.seed)
     encoder = T5EncoderModel(text_config(len(tokenizer), width, layers))
     heads = CaptionHeads(width, len(tokenizer))
     both = nn.ModuleDict({"encoder": encoder, "heads": heads}).to(device)
-    groups = [tokenize(tokenizer, training, length), tokenize(tokenizer, ordinary_sentences(8000, seed=1), length)]
+    groups = [tokenize(tokenizer, training, length), tokenize(tokenizer, ordinary_sentences(english, seed=1), length)]
 
-    def step_loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        random = step_random(settings.seed, step)
+    def step_loss(step: int, random: StepRandom) -> tuple[Tensor, dict[str, float]]:
         shares = zip(groups, (batch - batch // 4, batch // 4), strict=True)
-        ids = torch.cat([group[torch.from_numpy(random.integers(0, len(group), share))] for group, share in shares])
-        return caption_loss(encoder, heads, ids.to(device), random)
+        ids = torch.cat(
+            [group[torch.from_numpy(random.numpy.integers(0, len(group), share))] for group, share in shares]
+        )
+        return caption_loss(encoder, heads, ids.to(device), random.numpy)
 
-    run_loop(both, step_loss, out / "checkpoints" / "text", settings, log)
+    train_encoder(both, step_loss, out / "checkpoints" / "text", settings, log)
     encoder.eval().save_pretrained(out / "text_encoder")
     metrics = evaluate_text(encoder, heads, tokenizer, held_out[:512], length)
     write_metrics(out / "text_encoder", metrics, log)
