@@ -102,6 +102,7 @@ def test_interrupting_keeps_what_is_done(inputs: dict[str, Path], tiny_bundle: P
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
     )
     assert process.stdout is not None and process.stderr is not None
     for line in process.stdout:
