@@ -181,4 +181,4 @@ def test_half_copied_bundle(damage: str, good: dict[str, str], tmp_path: Path) -
 
 def test_too_little_memory(good: dict[str, str], tmp_path: Path) -> None:
     arguments = ("animate", good["portrait"], good["speech"], "-o", "out.mp4")
-    refused(run(*arguments, cwd=tmp_path, limits={resource.RLIMIT_AS: 3 << 30}), "memory")
+    refused(run(*arguments, cwd=tmp_path, limits={resource.RLIMIT_AS: 1600 << 20}), "memory")
