@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +64,7 @@ def test_killed_and_resumed_equals_uninterrupted(inputs: dict[str, Path], tiny_b
     assert run(command(inputs, tiny_bundle, whole, "--quiet", "--steps", "20")).returncode == 0
     process = subprocess.Popen(command(inputs, tiny_bundle, broken, "--quiet", "--steps", "20"))
     state = tmp_path / "broken.mp4.part.state"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not state.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
@@ -121,3 +123,34 @@ def test_module_and_version_answer(tmp_path: Path) -> None:
     answer = run([sys.executable, "-m", "hallo3", "--version"])
     assert answer.stdout.strip() == f"hallo3 {hallo3.__version__}"
     assert "animate" in run([sys.executable, "-m", "hallo3", "--help"]).stdout
+
+
+def test_vocals_are_separated_if_asked(inputs: dict[str, Path], tiny_bundle: Path, tmp_path: Path) -> None:
+    def make(name: str, **options: Any) -> bytes:
+        request = AnimationRequest(**inputs, output=tmp_path / name, face_box=(8, 8, 30, 30), steps=1, **options)
+        return animate(request, pipeline=pipeline).read_bytes()
+
+    def frames(name: str) -> np.ndarray:
+        return read_video(tmp_path / name).frames
+
+    pipeline = Hallo3Pipeline.from_pretrained(tiny_bundle)
+    make("plain.mp4")
+    other = tiny.write_vocal_network(tmp_path / "other.onnx", gains=(1, 0, 1, 0))
+    make("other.mp4", separate_vocals=True, vocal_separator=other)
+    sound = [read_video(tmp_path / name).sound for name in ("plain.mp4", "other.mp4")]
+    assert np.array_equal(*sound), "people hear the recording as it was"
+    assert not np.array_equal(frames("plain.mp4"), frames("other.mp4"))
+    mute = tiny.write_vocal_network(tmp_path / "mute.onnx", gains=(0,) * 4)
+    with pytest.raises(UserError, match="silent"):
+        make("mute.mp4", separate_vocals=True, vocal_separator=mute)
+    with pytest.raises(UserError, match="--vocal-separator"):
+        make("none.mp4", separate_vocals=True)
+
+
+def test_the_bundles_own_separator_is_taken(inputs: dict[str, Path], tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    (bundle / "vocal_separator").mkdir()
+    tiny.write_vocal_network(bundle / "vocal_separator" / "Kim_Vocal_2.onnx", gains=(0,) * 4)
+    done = run(command(inputs, bundle, tmp_path / "out.mp4", "--separate-vocals"))
+    assert done.returncode == 2 and "silent" in done.stderr and "Traceback" not in done.stderr

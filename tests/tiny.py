@@ -134,3 +134,17 @@ def write_wav(path: Path, samples: np.ndarray, rate: int = 16000) -> Path:
         for packet in (*stream.encode(frame), *stream.encode(None)):
             container.mux(packet)
     return path
+
+
+def write_vocal_network(path: Path, shape: Any = (1, 4, 3072, 256), gains: Any = (1.0, 1.0, 1.0, 1.0)) -> Path:
+    """An ONNX file of Kim_Vocal_2's shape that multiplies its four channels by `gains`."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ("input", "output")]
+    gain = numpy_helper.from_array(np.float32(gains).reshape(1, 4, 1, 1), "gain")
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["input", "gain"], ["output"])], "net", *[[v] for v in values], [gain]
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    return path

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import UserError
 from .media.files import ensure_writable
 from .media.images import read_image
-from .media.sound import Speech, read_speech
+from .media.sound import Speech, heard_from_blocks, read_speech
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,11 @@ Listener = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class AnimationRequest:
-    """What to animate, and how. face_box: x, y, width, height in pixels of the portrait; scales: 1 is no guidance."""
+    """What to animate, and how.
+
+    face_box: x, y, width, height in pixels of the portrait. scales: 1 is no guidance. separate_vocals: take music and
+    noise away first, with the network `vocal_separator` (Kim_Vocal_2.onnx), else with the bundle's.
+    """
 
     portrait: Path
     speech: Path
@@ -43,17 +47,16 @@ class AnimationRequest:
     face_box: tuple[float, float, float, float] | None = None
     no_face: bool = False
     face_index: int | None = None
-    separate_vocals: Path | None = None
+    separate_vocals: bool = False
+    vocal_separator: Path | None = None
     crf: int = 18
     resume: bool = False
     overwrite: bool = False
 
     def settings(self) -> dict[str, Any]:
         """What decides the frames besides the two input files: recorded in the result, compared on resume."""
-        skip = {"portrait", "speech", "output", "resume", "overwrite"}
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in skip}
-        values["separate_vocals"] = self.separate_vocals is not None
-        return values
+        skip = {"portrait", "speech", "output", "resume", "overwrite", "vocal_separator"}
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in skip}
 
 
 def file_digest(path: Path) -> str:
@@ -119,6 +122,8 @@ def check_request(request: AnimationRequest) -> None:
             )
     if request.framing not in ("auto", "pad", "crop"):
         raise UserError(f"--framing {request.framing}: must be auto, pad or crop")
+    if request.vocal_separator and not request.separate_vocals:
+        raise UserError("--vocal-separator: is only used with --separate-vocals; add that, or leave it out")
     if request.no_face and (request.face_box or request.face_index is not None):
         raise UserError("--no-face goes without --face-box and --face: it animates without an identity")
 
@@ -149,15 +154,27 @@ WORKING_MEMORY = 1_000_000_000  # bytes beside the weights: libraries, activatio
 
 
 def _without_music(speech: Speech, request: AnimationRequest) -> "np.ndarray":
-    if request.separate_vocals is None:
+    if not request.separate_vocals:
         return speech.samples
-    import numpy as np
-
     from .conditions.vocals import SAMPLE_RATE, stream_vocals
-    from .media.sound import speech_from_samples
 
-    blocks = list(stream_vocals(speech.blocks(SAMPLE_RATE), request.separate_vocals))
-    return speech_from_samples(np.concatenate(blocks, axis=1), SAMPLE_RATE, str(request.speech)).samples
+    voice = stream_vocals(speech.blocks(SAMPLE_RATE), _separator(request))
+    return heard_from_blocks(voice, SAMPLE_RATE, f"{request.speech} without its music")
+
+
+def _separator(request: AnimationRequest) -> Path:
+    """The network that separates vocals. Raises UserError when none was given and the bundle has none."""
+    if request.vocal_separator is not None:
+        return request.vocal_separator
+    from .bundles.parts import VOCALS_FILE, VOCALS_FOLDER
+    from .bundles.places import resolve
+
+    file = resolve(request.bundle) / VOCALS_FOLDER / VOCALS_FILE
+    if not file.is_file():
+        raise UserError(
+            f"--separate-vocals: bundle {request.bundle} has no {VOCALS_FILE}; give that file by --vocal-separator"
+        )
+    return file
 
 
 def _prepare(

@@ -7,6 +7,7 @@ from hallo3.cli.app import app
 ANIMATE = """
     --bundle --crf --device --dtype --face --face-box --framing --json --no-face --output --overwrite --prompt --quiet
     --reference-scale --resume --seed --separate-vocals --speech-scale --steps --text-scale
+    --vocal-separator
 """
 
 

@@ -3,24 +3,12 @@
 import sys
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from hallo3.conditions import vocals
 from hallo3.conditions.vocals import separate_vocals, stream_vocals
 from hallo3.errors import UserError
-
-
-def write_network(path, shape=(1, 4, 3072, 256), gains=(1.0, 1.0, 1.0, 1.0)):
-    """An ONNX file that multiplies its four channels by `gains`."""
-    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ("input", "output")]
-    gain = numpy_helper.from_array(np.float32(gains).reshape(1, 4, 1, 1), "gain")
-    graph = helper.make_graph(
-        [helper.make_node("Mul", ["input", "gain"], ["output"])], "net", *[[v] for v in values], [gain]
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
-    return path
+from tiny import write_vocal_network as write_network
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 
 from ..errors import UserError
 from .index import PUBLISHED_CONFIG, extend_index, missing_parts, read_index
-from .parts import INDEX, PARTS, part_class
+from .parts import INDEX, PARTS, VOCALS_FILE, VOCALS_FOLDER, part_class
 from .published import Plan, plan_denoiser, plan_speech_encoder, plan_text_encoder, plan_vae
 from .shards import write_shards
 from .sources import inside
@@ -19,8 +19,6 @@ from .staging import staged_folder
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "keep": None}
 FACE_FILES = ("scrfd_10g_bnkps.onnx", "glintr100.onnx", "face_landmarker_v2_with_blendshapes.task")
-VOCALS_FILE = "Kim_Vocal_2.onnx"
-VOCALS_FOLDER = "vocal_separator"  # beside the parts; the pipeline does without it
 
 
 class ConversionError(UserError):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 INDEX = "model_index.json"
+VOCALS_FOLDER, VOCALS_FILE = "vocal_separator", "Kim_Vocal_2.onnx"  # beside the parts; the pipeline does without it
 MAX_HEADER = 100_000_000  # bytes; the safetensors format's own limit
 MAX_JSON = 64_000_000  # bytes; the largest honest one, a tokenizer's, has a few million
 

@@ -56,8 +56,9 @@ def resolve(
 ) -> Path:
     """The folder of a bundle given by path or name; a hub repository's files are fetched into the hub's cache.
 
-    `embedded` is always the package's own; otherwise a folder that exists wins over a name. parts: which parts to fetch
-    from the hub; all by default. Raises UserError when there is no such bundle.
+    `embedded` is always the package's own; otherwise a bundle's folder wins over a name, and a name over a folder that
+    only happens to be called so. parts: which parts to fetch from the hub; all by default. Raises UserError when there
+    is no such bundle.
     """
     text = str(path_or_name)
     if path_or_name == EMBEDDED:
@@ -67,15 +68,14 @@ def resolve(
                 "install the wheel, or make it with `make embedded-model`"
             )
         return embedded_bundle()
-    folder = Path(text).expanduser()
-    if folder.is_dir():
+    folder, known = Path(text).expanduser(), registry() / text
+    named = isinstance(path_or_name, str) and text and known.parent == registry() and known.is_dir()
+    if folder.is_dir() and not (named and not (folder / INDEX).exists()):
         return folder
-    if isinstance(path_or_name, str):
-        known = registry() / text
-        if text and known.parent == registry() and known.is_dir():
-            return known
-        if HUB_NAME.fullmatch(text):
-            return _fetch(text, list(PARTS) if parts is None else list(parts), local_files_only, revision)
+    if named:
+        return known
+    if isinstance(path_or_name, str) and HUB_NAME.fullmatch(text):
+        return _fetch(text, list(PARTS) if parts is None else list(parts), local_files_only, revision)
     raise UserError(f"{text}: no such bundle; give a bundle's folder or one of the names that `hallo3 bundles` lists")
 
 

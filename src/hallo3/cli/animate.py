@@ -27,8 +27,16 @@ def command(
         typer.Option(help="Model: `embedded`, a folder, or a name that `hallo3 bundles` lists.", rich_help_panel=INPUT),
     ] = "embedded",
     separate_vocals: Annotated[
+        bool, typer.Option("--separate-vocals", help="First take music and noise away.", rich_help_panel=INPUT)
+    ] = False,
+    vocal_separator: Annotated[
         Path | None,
-        typer.Option(metavar="KIM_VOCAL_2.onnx", help="First take music and noise away.", rich_help_panel=INPUT),
+        typer.Option(
+            metavar="KIM_VOCAL_2.onnx",
+            help="The network for --separate-vocals. [default: the bundle's]",
+            rich_help_panel=INPUT,
+            show_default=False,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same machine: same frames.", rich_help_panel=LOOK)] = 0,
     steps: Annotated[
@@ -101,6 +109,7 @@ def command(
         no_face=no_face,
         face_index=face,
         separate_vocals=separate_vocals,
+        vocal_separator=vocal_separator,
         crf=crf,
         resume=resume,
         overwrite=overwrite,

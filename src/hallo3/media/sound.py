@@ -1,6 +1,7 @@
 """Reading speech: any sound that PyAV decodes, resampled once to 16 kHz mono, its original kept for the result."""
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Speech:
         if self.path is not None:
             yield from decode_sound(self.path, sample_rate, self.channels)
         elif self.original is not None:
-            yield from _resample(_frames_of(self.original, self.sample_rate), sample_rate, self.channels)
+            yield from _resample(_frames_of([self.original], self.sample_rate), sample_rate, self.channels)
 
     def digest(self) -> str:
         """SHA-256 of the 16 kHz samples: tells whether a resumed job has the same speech."""
@@ -73,13 +74,7 @@ def read_speech(path: str | os.PathLike[str], *, max_seconds: float = MAX_SECOND
         length = announced_length(container, stream, path)
     if length is not None and length.seconds > max_seconds:
         raise _too_long(path, max_seconds)
-    collected = bytearray()  # grows in place: a list of blocks would need the memory twice to be joined
-    for block in decode_sound(path, SAMPLE_RATE, 1):
-        collected += block.tobytes()
-        if len(collected) > max_seconds * SAMPLE_RATE * 4:
-            raise _too_long(path, max_seconds)
-    samples = np.frombuffer(collected, np.float32)
-    _check(samples, str(path))
+    samples = _collect(decode_sound(path, SAMPLE_RATE, 1), path, max_seconds)
     return Speech(samples, f"{path.name}: {len(samples) / SAMPLE_RATE:.2f} s, {kind}", rate, channels, path=path)
 
 
@@ -94,11 +89,28 @@ def speech_from_samples(samples: NDArray[np.floating], sample_rate: int, name: s
     if sample_rate not in _RATES:
         raise ValueError(f"sample_rate must be {_RATES.start} to {_RATES.stop - 1} Hz, not {sample_rate}")
     channels = len(original)
-    blocks = [block[0] for block in _resample(_frames_of(original, sample_rate), SAMPLE_RATE, 1)]
-    mono = np.concatenate([*blocks, np.zeros(0, np.float32)])
-    _check(mono, name)
+    mono = heard_from_blocks([original], sample_rate, name)
     description = f"{name}: {len(mono) / SAMPLE_RATE:.2f} s, {_quality(sample_rate, channels)}"
     return Speech(mono, description, sample_rate, channels, original=original)
+
+
+def heard_from_blocks(blocks: Iterable[NDArray[np.float32]], sample_rate: int, name: str) -> NDArray[np.float32]:
+    """What the networks hear, (n,) at 16 kHz, of sound that comes in blocks (1 or 2, n) at `sample_rate` Hz.
+
+    Beyond the result, memory does not grow with length. Raises UserError as `read_speech`.
+    """
+    return _collect(_resample(_frames_of(blocks, sample_rate), SAMPLE_RATE, 1), name)
+
+
+def _collect(blocks: Iterable[NDArray[np.float32]], name: object, max_seconds: float = math.inf) -> NDArray[np.float32]:
+    collected = bytearray()  # grows in place: a list of blocks would need the memory twice to be joined
+    for block in blocks:
+        collected += block.tobytes()
+        if len(collected) > max_seconds * SAMPLE_RATE * 4:
+            raise _too_long(name, max_seconds)
+    samples = np.frombuffer(collected, np.float32)
+    _check(samples, str(name))
+    return samples
 
 
 def decode_sound(path: str | os.PathLike[str], sample_rate: int, channels: int) -> Iterator[NDArray[np.float32]]:
@@ -193,13 +205,14 @@ def _arrays(frames: Iterable[AudioFrame | None]) -> Iterator[NDArray[np.float32]
     return (frame.to_ndarray().astype(np.float32, copy=False) for frame in frames if frame is not None)
 
 
-def _frames_of(samples: NDArray[np.float32], rate: int) -> Iterator[AudioFrame]:
-    layout = "mono" if len(samples) == 1 else "stereo"
-    for start in range(0, samples.shape[1], rate):
-        block = np.ascontiguousarray(samples[:, start : start + rate])
-        frame = AudioFrame.from_ndarray(block, format="fltp", layout=layout)
-        frame.sample_rate = rate
-        yield frame
+def _frames_of(blocks: Iterable[NDArray[np.float32]], rate: int) -> Iterator[AudioFrame]:
+    for block in blocks:
+        layout = "mono" if len(block) == 1 else "stereo"
+        for start in range(0, block.shape[1], rate):
+            part = np.ascontiguousarray(block[:, start : start + rate])
+            frame = AudioFrame.from_ndarray(part, format="fltp", layout=layout)
+            frame.sample_rate = rate
+            yield frame
 
 
 def _check(samples: NDArray[np.float32], name: str) -> None:
@@ -220,5 +233,5 @@ def _quality(rate: int, channels: int) -> str:
     return f"{rate} Hz {('mono', 'stereo')[channels - 1] if channels <= 2 else f'{channels} channels'}"
 
 
-def _too_long(path: Path, max_seconds: float) -> UserError:
+def _too_long(path: object, max_seconds: float) -> UserError:
     return UserError(f"{path}: the sound is longer than {max_seconds / 3600:g} h, the limit; cut it into parts")

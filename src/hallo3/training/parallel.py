@@ -19,6 +19,11 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def share(items: list[Any]) -> list[Any]:
+    """The items that are this process's to work on; all of them alone."""
+    return items[rank() :: dist.get_world_size()] if dist.is_initialized() else items
+
+
 @torch.no_grad()
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Averages gradients over all processes. A parameter without a gradient counts as zero; alone nothing happens."""

@@ -1,0 +1,47 @@
+"""From what people type to a bundle's folder."""
+
+from pathlib import Path
+
+import pytest
+
+from hallo3.bundles.places import embedded_bundle, registry, resolve
+from hallo3.errors import UserError
+
+
+@pytest.fixture
+def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bundle in the registry under the name `known`; the current folder is empty."""
+    monkeypatch.setenv("HALLO3_HOME", str(tmp_path / "home"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    bundle = registry() / "known"
+    bundle.mkdir(parents=True)
+    (bundle / "model_index.json").write_text("{}")
+    return bundle
+
+
+def test_a_name_is_found_in_the_registry(known: Path) -> None:
+    assert resolve("known") == known
+
+
+def test_a_folder_that_only_happens_to_be_called_so_does_not_hide_a_name(known: Path) -> None:
+    Path("known").mkdir()
+    assert resolve("known") == known
+    assert resolve("./known") == Path("known")
+
+
+def test_a_bundle_in_the_current_folder_wins(known: Path) -> None:
+    Path("known").mkdir()
+    Path("known/model_index.json").write_text("{}")
+    assert resolve("known") == Path("known")
+
+
+def test_embedded_is_always_the_packages_own(known: Path) -> None:
+    Path("embedded").mkdir()
+    assert resolve("embedded") == embedded_bundle()
+
+
+@pytest.mark.parametrize("name", ["../bundles/known", "nothing", "a/b/c"])
+def test_no_such_bundle(known: Path, name: str) -> None:
+    with pytest.raises(UserError, match="no such bundle"):
+        resolve(name)
