@@ -12,7 +12,9 @@ ANIMATE = """
 
 
 def test_commands() -> None:
-    assert sorted(typer.main.get_command(app).commands) == ["animate", "bundles", "convert", "download", "verify"]
+    assert sorted(typer.main.get_command(app).commands) == [
+        *("animate", "bundles", "convert", "download", "studio", "verify")
+    ]
 
 
 def test_animate_options() -> None:

@@ -57,6 +57,15 @@ def test_located_boxes_are_in_pixels_of_the_given_image(size):
             assert 0 <= score <= 1
 
 
+def test_a_mirrored_image_has_mirrored_faces():
+    torch.manual_seed(0)
+    locator = FaceLocator(**TINY).eval()
+    image = torch.rand(1, 3, 64, 96) * 2 - 1
+    found, mirrored = (dict(locator.locate(x, 0.0, 3)[0]) for x in (image, image.flip(-1)))
+    expected = sorted((96 - x - w, y, w, h) for x, y, w, h in found)
+    assert torch.allclose(torch.tensor(sorted(mirrored)), torch.tensor(expected), atol=1e-3)
+
+
 def test_fitting_an_image_moves_its_boxes_back():
     image = torch.full((1, 3, 100, 50), -1.0)
     image[:, :, 40:60, 10:30] = 1.0
@@ -98,7 +107,7 @@ def test_bfloat16_weights_locate():
     assert len(locator.locate(torch.zeros(1, 3, 100, 100))) == 1
 
 
-def test_a_small_face_is_looked_at_again_from_closer_by():
+def test_a_face_is_looked_at_again_from_close_by():
     """The second look sees a part of the picture, and its box comes back in pixels of the whole."""
     locator = FaceLocator(**TINY)
     seen = []
@@ -107,7 +116,7 @@ def test_a_small_face_is_looked_at_again_from_closer_by():
         seen.append(image.shape[-2:])
         corners = torch.tensor([[100.0, 60, 120, 90], [0, 0, 0, 0]])
         if len(seen) > 1:  # the same face in the part, a little more exactly
-            corners = torch.tensor([[0.0, 0, 5, 5], [59.0, 31, 79, 61]])
+            corners = torch.tensor([[0.0, 0, 5, 5], [36.0, 16, 56, 46]])
         return [(torch.tensor([0.9, 0.8]), corners)]
 
     locator._search = search

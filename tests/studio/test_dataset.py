@@ -1,8 +1,5 @@
 """Datasets: repeatable, resumable, whole; speech comes from a small recording, so no synthesiser is needed."""
 
-import json
-import subprocess
-import sys
 import wave
 
 import numpy as np
@@ -10,7 +7,7 @@ import pytest
 from PIL import Image
 
 from hallo3.errors import UserError
-from hallo3.studio import dataset, speech_clips
+from hallo3.studio import speech_clips
 from hallo3.studio.dataset import TRUTH, Material, open_dataset, sample, write_dataset
 from hallo3.studio.photographs import FaceLabel, Photograph
 from hallo3.studio.voices import Recording
@@ -94,21 +91,3 @@ def test_bad_folders(tmp_path):
         Material.find(recorded=tmp_path)
     with pytest.raises(UserError, match="none of the labelled portraits"):
         Material.find(photographs=tmp_path)
-
-
-def test_command(tmp_path, capsys):
-    for options, message in (
-        ({"split": "holdout"}, "train or test"),
-        ({"photographs": tmp_path}, "none of the labelled portraits"),
-    ):
-        with pytest.raises(SystemExit) as ended:
-            dataset._command(tmp_path / "out", **options)
-        assert ended.value.code == 2
-        said = capsys.readouterr().err
-        assert message in said and said.count("\n") == 1
-    # A finished dataset needs neither voices nor time.
-    (tmp_path / "out" / "000000").mkdir(parents=True)
-    settings = {"seed": 0, "split": "train", "frames": 65, "height": 128, "width": 192}
-    (tmp_path / "out" / "dataset.json").write_text(json.dumps(settings))
-    command = [sys.executable, "-m", "hallo3.studio.dataset", "--out", str(tmp_path / "out"), "--count", "1"]
-    assert subprocess.run(command).returncode == 0

@@ -1,12 +1,15 @@
 """What a run shows while it goes on: a bar on a terminal, lines in a log, JSON events for programs, or nothing."""
 
 import json
+import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 Event = dict[str, Any]
+SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextmanager
@@ -85,3 +88,29 @@ def _bar() -> Iterator[Callable[[Event], None]]:
                     progress.console.print(text, highlight=False)
 
         yield show
+
+
+@contextmanager
+def counted(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives a function to be called with things done and things in all: a bar, or now and then a line in a log."""
+    began, last, first = time.monotonic(), -math.inf, None
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(what, total=None)
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+        return
+
+    def line(done: int, total: int) -> None:
+        nonlocal last, first
+        first = done - 1 if first is None else first
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES or done == total:
+            left = (now - began) / max(1, done - first) * (total - done)
+            print(f"{done} of {total} {what}; {clock(left)} left", file=sys.stderr, flush=True)
+            last = now
+
+    yield line

@@ -36,17 +36,18 @@ def require_file(path: str | os.PathLike[str], what: str) -> Path:
     return path
 
 
-def ensure_writable(path: str | os.PathLike[str]) -> Path:
-    """The path of a video that can be written: `.mp4`, in a folder that exists and takes new files.
+def ensure_writable(path: str | os.PathLike[str], *kinds: str) -> Path:
+    """The path of a result that can be written: one of `kinds` (`.mp4` by default), in a folder that takes new files.
 
     Whether an existing file may be replaced is the caller's decision.
     Raises UserError otherwise.
     """
     path = Path(path)
     if path.is_dir():
-        raise UserError(f"{path}: the output is a folder; name a file in it, as in {path / 'video.mp4'}")
-    if path.suffix.lower() != ".mp4":
-        raise UserError(f"{path}: the output must end in .mp4; only MP4 is written")
+        raise UserError(f"{path}: the output is a folder; name a file in it")
+    kinds = kinds or (".mp4",)
+    if path.suffix.lower() not in kinds:
+        raise UserError(f"{path}: the output must end in {' or '.join(kinds)}; nothing else is written here")
     folder = path.parent
     if not folder.exists():
         raise UserError(f"{path}: there is no folder {folder}; make it first")

@@ -92,7 +92,7 @@ class FaceLocator(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def locate(self, image: Tensor, threshold: float = 0.3, max_faces: int = 8) -> list[list[tuple[Box, float]]]:
         """Faces in images of any size; each image is fitted onto the canvas whole, the rest black.
 
-        A small face is looked at again from closer by, which makes its box exact.
+        Each face is looked at again from close by, which makes its box exact.
 
         Args:
             image: `(B, 3, H, W)` in [-1, 1].
@@ -113,20 +113,26 @@ class FaceLocator(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """Per image of `(B, 3, H, W)`, scores `(cells,)` and corners `(cells, 4)` in pixels of the image, cut to it."""
         height, width = image.shape[-2:]
         canvas, scale, left, top = fit(image.to(self.dtype), self.config["height"], self.config["width"])
-        heat, sides = self(canvas)
-        scores, corners = decode_maps(heat.float(), sides.float())
+        scores, corners = decode_maps(*self._maps(canvas))
         corners = (corners - corners.new_tensor([left, top, left, top])) / scale
         corners = corners.clamp(min=0).minimum(corners.new_tensor([width, height, width, height]))
         return list(zip(scores, corners, strict=True))
 
+    def _maps(self, canvas: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, averaged over the canvas and its mirror image: what is a face in one is one in the other."""
+        heat, sides = self(torch.cat([canvas, canvas.flip(-1)]))
+        (heat, mirrored_heat), (sides, mirrored_sides) = heat.float().chunk(2), sides.float().chunk(2)
+        mirrored_sides = mirrored_sides.flip(-1)[:, [2, 1, 0, 3]]
+        return (heat + mirrored_heat.flip(-1)) / 2, (sides * mirrored_sides).sqrt()
+
     def _look_closer(self, picture: Tensor, box: Tensor, threshold: float) -> Tensor:
-        """The corners of a face found again in the part of the picture around it, if that shows more of it."""
+        """The corners of a face found again in the part of the picture around it."""
         limit = box.new_tensor(picture.shape[:0:-1])
-        reach = 1.5 * (box[2:] - box[:2]).max() * box.new_tensor([self.config["width"] / self.config["height"], 1.0])
+        reach = (box[2:] - box[:2]).max() * box.new_tensor([self.config["width"] / self.config["height"], 1.0])
         centre = (box[:2] + box[2:]) / 2
         low = (centre - reach).clamp(min=0).floor().int()
         high = (centre + reach).minimum(limit).ceil().int()
-        if (high - low)[1] > 0.7 * limit[1] or (high - low).min() < 8:
+        if (high - low).min() < 8:
             return box
         part = picture[None, :, low[1] : high[1], low[0] : high[0]]
         scores, corners = self._search(part)[0]

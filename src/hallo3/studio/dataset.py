@@ -1,8 +1,5 @@
 """Clips of talking portraits with their truth, drawn or bent from photographs, made from seeds and kept on disk.
 
-    python -m hallo3.studio.dataset --out data/train --count 600 --seed 1 --split train \\
-        --photographs portraits --recordings speech
-
 A clip is a folder: `frames.npy` (uint8, can be memory-mapped), `speech.npy`, `truth.npz`, `meta.json`. It is written
 aside and renamed, so what is there is whole, and an interrupted run goes on where it stopped. Identities, voices,
 recordings and photographs of the two splits are disjoint.
@@ -12,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,12 +16,10 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-import typer
 from PIL import Image
-from typer import Option
 
 from hallo3.errors import UserError
 from hallo3.version import __version__
@@ -304,48 +298,5 @@ def open_dataset(folder: str | Path) -> list[StoredSample]:
     """The whole clips of a dataset, in order. Raises UserError when there are none."""
     found = sorted(path for path in Path(folder).glob("*") if path.is_dir() and path.name.isdigit())
     if not found:
-        raise UserError(f"{folder}: no clips here; make some with python -m hallo3.studio.dataset --out {folder}")
+        raise UserError(f"{folder}: no clips here; make some with `hallo3 studio dataset --out {folder}`")
     return [StoredSample(path) for path in found]
-
-
-def main() -> None:
-    """The command `python -m hallo3.studio.dataset`."""
-    typer.run(_command)
-
-
-def _command(
-    out: Annotated[Path, Option(help="Folder of the dataset; made if it is not there.")],
-    count: Annotated[int, Option(min=1, help="Number of clips.")] = 600,
-    seed: Annotated[int, Option(min=0, help="Fixes every clip.")] = 0,
-    split: Annotated[str, Option(help="train or test: identities, voices and photographs differ.")] = "train",
-    frames: Annotated[int, Option(min=1, help="Frames of a clip.")] = 65,
-    height: Annotated[int, Option(min=32, help="Pixels.")] = 128,
-    width: Annotated[int, Option(min=32, help="Pixels.")] = 192,
-    photographs: Annotated[Path | None, Option(help="Folder with the labelled portraits.")] = None,
-    recorded: Annotated[Path | None, Option("--recordings", help="Folder with recordings of speech.")] = None,
-    photograph_share: Annotated[float, Option(min=0, max=1, help="Share of photographs, if there are any.")] = 0.25,
-    workers: Annotated[int, Option(min=1, help="Processes.")] = 1,
-) -> None:
-    """Clips of talking portraits with their truth; an interrupted run goes on where it stopped."""
-    try:
-        if split not in ("train", "test"):
-            raise UserError(f"--split {split}: give train or test")
-        write_dataset(
-            out,
-            count,
-            seed,
-            split="test" if split == "test" else "train",
-            frames=frames,
-            height=height,
-            width=width,
-            material=Material.find(recorded, photographs, photograph_share),
-            workers=workers,
-            report=lambda there, wanted: print(f"{there} of {wanted}", flush=True),
-        )
-    except UserError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(2) from error
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,8 @@
-"""A contact sheet of the studio: `python -m hallo3.studio.preview --seed 0 --out sheet.png`."""
+"""A contact sheet of the studio."""
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
-from PIL import Image
 
 from hallo3.studio.identity import Identity
 from hallo3.studio.performance import performance
@@ -29,21 +26,3 @@ def contact_sheet(seed: int, rows: int, columns: int, height: int, width: int, s
             cells.append(np.concatenate(list(render(identity, scene, acted, height, width).frames), axis=1))
         lines.append(np.concatenate(cells, axis=1))
     return np.concatenate(lines)
-
-
-def main() -> None:
-    """Write the sheet that the arguments ask for."""
-    parser = argparse.ArgumentParser(description="Contact sheet of drawn identities and mouths.")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", required=True, help="PNG file to write")
-    parser.add_argument("--rows", type=int, default=8)
-    parser.add_argument("--columns", type=int, default=2)
-    parser.add_argument("--height", type=int, default=128)
-    parser.add_argument("--width", type=int, default=192)
-    parser.add_argument("--style", default=None, help="one of the performance styles; random if not given")
-    a = parser.parse_args()
-    Image.fromarray(contact_sheet(a.seed, a.rows, a.columns, a.height, a.width, a.style)).save(a.out)
-
-
-if __name__ == "__main__":
-    main()

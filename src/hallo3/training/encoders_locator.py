@@ -37,9 +37,9 @@ def place_face(face: FaceImage, random: np.random.Generator, height: int, width:
         else:
             zoom = h / (height * math.exp(random.uniform(math.log(0.13), math.log(0.85))))
             centre = (random.uniform(0, width), random.uniform(0, height))
-        angle = float(random.normal(0, math.radians(8)))
+        angle = float(random.normal(0, math.radians(11)))
         mirror = -1.0 if random.random() < 0.5 else 1.0
-        stretched = (zoom * mirror * math.exp(random.normal(0, 0.05)), zoom)
+        stretched = (zoom * mirror * math.exp(random.normal(0, 0.09)), zoom)
         matrix = similarity(middle, centre, stretched, angle)
         # The box of an upright ellipse after turning, as a face is one.
         half_w = math.hypot(w / 2 * math.cos(angle), h / 2 * math.sin(angle)) / abs(stretched[0])
@@ -87,8 +87,10 @@ def draw_canvas(faces: list[FaceImage], random: np.random.Generator, height: int
     else:
         canvas, box = place_face(face, random, height, width)
         corners = box[None]
-    if random.random() < 0.15:
+    if random.random() < 0.25:
         canvas = cover(canvas, random, 0.3)
+    if random.random() < 0.15:
+        canvas = canvas[random.permutation(3)]  # a face is one in any colours
     return canvas, corners
 
 

@@ -1,0 +1,139 @@
+"""`hallo3 studio`: drawn talking portraits whose truth is known."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer import Option
+
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from ..studio.dataset import Material
+
+app = typer.Typer(
+    help="Draw talking portraits whose truth is known: mouths, boxes, masks, poses.", no_args_is_help=True
+)
+
+Seed = Annotated[int, Option(min=0, help="Fixes everything that is drawn and said.")]
+Split = Annotated[str, Option(help="train or test: identities, voices and photographs differ.")]
+Height = Annotated[int, Option(min=32, max=2160, help="Pixels.")]
+Width = Annotated[int, Option(min=32, max=3840, help="Pixels.")]
+Photographs = Annotated[
+    Path | None, Option(help="Folder with the labelled portraits, bent into further people.", show_default=False)
+]
+Recordings = Annotated[
+    Path | None, Option(help="Folder with recordings to speak; else synthetic voices.", show_default=False)
+]
+Share = Annotated[float, Option(min=0, max=1, help="Share of photographs, if there are any.")]
+
+
+@app.command()
+def render(
+    output: Annotated[Path, Option("-o", "--output", help="The video, .mp4.")],
+    seed: Seed = 0,
+    seconds: Annotated[float, Option(min=0.2, max=600, help="Length.")] = 5.0,
+    split: Split = "test",
+    height: Height = 256,
+    width: Width = 384,
+    photographs: Photographs = None,
+    recordings: Recordings = None,
+    photograph_share: Share = 0.25,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace OUTPUT.")] = False,
+) -> None:
+    """Draw one person who talks, as a video with sound; prints the caption."""
+    from ..media.files import ensure_writable
+    from ..media.provenance import provenance_tags
+    from ..media.sound import speech_from_samples
+    from ..media.video import VideoWriter
+    from ..studio.dataset import sample
+
+    ensure_writable(output)
+    if output.exists() and not overwrite:
+        raise UserError(f"{output}: exists already; choose another name, or --overwrite")
+    material = _material(recordings, photographs, photograph_share)
+    frames = max(1, round(seconds * 25))
+    drawn = sample(seed, split=_split(split), frames=frames, height=height, width=width, material=material)
+    settings = {"split": split, "frames": frames, "caption": drawn.caption, "source": drawn.source}
+    writer = VideoWriter(
+        output,
+        width,
+        height,
+        speech=speech_from_samples(drawn.speech, 16_000),
+        metadata=provenance_tags(bundle="studio", seed=seed, settings=settings),
+        overwrite=True,
+    )
+    with writer:
+        writer.write_clip(drawn.frames)
+        writer.finish()
+    print(f"{output}: {drawn.caption}")
+
+
+@app.command()
+def preview(
+    output: Annotated[Path, Option("-o", "--output", help="The picture, .png or .jpg.")],
+    seed: Seed = 0,
+    rows: Annotated[int, Option(min=1, max=100, help="People below each other.")] = 8,
+    columns: Annotated[int, Option(min=1, max=20, help="People side by side, each with four mouths.")] = 2,
+    height: Height = 128,
+    width: Width = 192,
+    style: Annotated[str | None, Option(help="How they move; random if not given.", show_default=False)] = None,
+) -> None:
+    """Draw a contact sheet: random people in random surroundings, with the mouth shut and saying /i/, /a/, /u/."""
+    from PIL import Image
+
+    from ..media.files import ensure_writable
+    from ..studio.performance import STYLES
+    from ..studio.preview import contact_sheet
+
+    ensure_writable(output, ".png", ".jpg")
+    if style is not None and style not in STYLES:
+        raise UserError(f"--style {style}: give one of {', '.join(STYLES)}")
+    Image.fromarray(contact_sheet(seed, rows, columns, height, width, style)).save(output)
+    print(output)
+
+
+@app.command()
+def dataset(
+    out: Annotated[Path, Option(help="Folder of the dataset; made if it is not there.")],
+    count: Annotated[int, Option(min=1, help="Number of clips.")] = 600,
+    seed: Seed = 0,
+    split: Split = "train",
+    frames: Annotated[int, Option(min=1, help="Frames of a clip, at 25 a second.")] = 65,
+    height: Height = 128,
+    width: Width = 192,
+    photographs: Photographs = None,
+    recordings: Recordings = None,
+    photograph_share: Share = 0.25,
+    workers: Annotated[int, Option(min=1, help="Processes.")] = 1,
+) -> None:
+    """Draw clips to train on, with their truth; an interrupted run goes on where it stopped."""
+    from ..studio.dataset import write_dataset
+    from .progress import counted
+
+    with counted("clips") as report:
+        new = write_dataset(
+            out,
+            count,
+            seed,
+            split=_split(split),
+            frames=frames,
+            height=height,
+            width=width,
+            material=_material(recordings, photographs, photograph_share),
+            workers=workers,
+            report=report,
+        )
+    print(f"{out}: {count} clips, {new} of them new")
+
+
+def _split(text: str) -> Any:
+    if text not in ("train", "test"):
+        raise UserError(f"--split {text}: give train or test")
+    return text
+
+
+def _material(recordings: Path | None, photographs: Path | None, share: float) -> "Material":
+    from ..studio.dataset import Material
+
+    return Material.find(recordings, photographs, share)

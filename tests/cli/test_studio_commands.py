@@ -1,0 +1,81 @@
+"""`hallo3 studio` as a process: a video, a sheet, a dataset, and what it refuses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hallo3.media.provenance import read_provenance
+from hallo3.media.video import probe, read_video
+from hallo3.studio.dataset import open_dataset, sample
+
+SMALL = ("--height", "48", "--width", "64")
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hallo3", "studio", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_a_drawn_person_as_a_video(tmp_path: Path) -> None:
+    video = tmp_path / "drawn.mp4"
+    done = run("render", "-o", video, "--seed", 3, "--seconds", 0.6, *SMALL)
+    assert done.returncode == 0, done.stderr
+    truth = sample(3, split="test", frames=15, height=48, width=64)
+    assert truth.caption in done.stdout
+    info = probe(video)
+    assert (info.width, info.height, info.frames, info.sound is not None) == (64, 48, 15, True)
+    error = np.abs(read_video(video).frames.astype(int) - truth.frames)
+    assert error.mean() < 5
+    record = read_provenance(video)
+    assert record is not None and record["settings"]["caption"] == truth.caption
+    again = run("render", "-o", video, "--seconds", 0.6, *SMALL)
+    assert again.returncode == 2 and "--overwrite" in again.stderr
+
+
+def test_a_contact_sheet(tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    done = run("preview", "-o", sheet, "--rows", 2, "--columns", 1, *SMALL)
+    assert done.returncode == 0, done.stderr
+    pixels = np.asarray(Image.open(sheet))
+    assert pixels.shape == (2 * 48, 4 * 64, 3) and pixels.std() > 10
+
+
+def test_a_dataset_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    first = run("dataset", "--out", folder, "--count", 1, "--frames", 5, *SMALL)
+    assert first.returncode == 0, first.stderr
+    written = (folder / "000000" / "frames.npy").stat().st_mtime_ns
+    second = run("dataset", "--out", folder, "--count", 2, "--frames", 5, *SMALL)
+    assert "2 clips, 1 of them new" in second.stdout and "2 of 2" in second.stderr
+    assert (folder / "000000" / "frames.npy").stat().st_mtime_ns == written
+    assert [clip.frames.shape for clip in open_dataset(folder)] == [(5, 48, 64, 3)] * 2
+    assert json.loads((folder / "dataset.json").read_text())["frames"] == 5
+    other = run("dataset", "--out", folder, "--count", 2, "--frames", 9, *SMALL)
+    assert (other.returncode == 2 and "other" in other.stderr) or "another folder" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("render", "-o", "out.avi"), ".mp4"),
+        (("render", "-o", "out.mp4", "--split", "holdout"), "train or test"),
+        (("render", "-o", "none/out.mp4"), "folder"),
+        (("render", "-o", "out.mp4", "--seconds", "0"), "--seconds"),
+        (("preview", "-o", "out.txt"), ".png"),
+        (("preview", "-o", "out.png", "--style", "wild"), "calm"),
+        (("dataset", "--out", "out", "--photographs", "."), "labelled portraits"),
+        (("dataset", "--out", "out", "--recordings", "."), "no recordings"),
+        (("dataset",), "--out"),
+    ],
+)
+def test_refused(arguments: tuple[str, ...], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert word in done.stderr and "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("out.*"))
