@@ -127,6 +127,26 @@ def dataset(
     print(f"{out}: {count} clips, {new} of them new")
 
 
+@app.command()
+def score(
+    bundle: Annotated[str, typer.Argument(help="Bundle to score, of the embedded one's size.")] = "embedded",
+    out: Annotated[Path, Option(help="Folder for scores.json and contact sheets.")] = Path("scores"),
+    photographs: Annotated[
+        Path | None, Option(help="Folder of photographs that were not trained on.", show_default=False)
+    ] = None,
+    count: Annotated[int, Option(min=2, help="Drawn cases, of people and voices never trained on.")] = 20,
+    seconds: Annotated[float, Option(min=0.6, help="Length of a drawn case.")] = 4.0,
+    still: Annotated[int, Option(min=0, help="Drawn cases of ten seconds in still surroundings.")] = 5,
+) -> None:
+    """Measure how well a bundle's mouths, pictures and identities hold; exit code 1 when a bar is missed."""
+    from ..training.score import passes, report, score_bundle
+
+    scores = score_bundle(bundle, out, photographs=photographs, count=count, seconds=seconds, still=still)
+    report(scores)
+    if not all(passes(name, value) for name, value in scores.items()):
+        raise typer.Exit(1)
+
+
 def _split(text: str) -> Any:
     if text not in ("train", "test"):
         raise UserError(f"--split {text}: give train or test")

@@ -62,24 +62,28 @@ class MouthMeter:
         return (crops - self.mean) @ self.weights + self.level
 
 
+def luminance(frame: NDArray[np.uint8]) -> Floats:
+    """Brightness `(…)`, 0…255, of colours `(…, 3)` (ITU-R BT.601)."""
+    return frame @ np.array([0.299, 0.587, 0.114])
+
+
 def structural_similarity(a: NDArray[np.uint8], b: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None) -> float:
     """SSIM of two pictures `(H, W, 3)` on luminance (Wang et al. 2004: Gaussian window of σ 1.5).
 
     Args:
         mask: `(H, W)`; only there the result is averaged. None: everywhere.
     """
-    from scipy.ndimage import gaussian_filter
+    from skimage.metrics import structural_similarity as measure
 
-    x, y = (image.astype(np.float64) @ np.array([0.299, 0.587, 0.114]) for image in (a, b))
-
-    def blur(values: Floats) -> Floats:
-        return gaussian_filter(values, 1.5, truncate=3.5)
-
-    mean_x, mean_y = blur(x), blur(y)
-    var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
-    both = blur(x * y) - mean_x * mean_y
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    score = (2 * mean_x * mean_y + c1) * (2 * both + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    _, score = measure(
+        luminance(a),
+        luminance(b),
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=255,
+        full=True,
+    )
     if mask is not None:
         if not mask.any():
             raise ValueError("the mask is empty: there is nothing to compare")

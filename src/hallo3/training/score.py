@@ -1,26 +1,24 @@
 """How good a small bundle is, on people, voices and photographs it has never seen.
 
-    python -m hallo3.training.score --bundle embedded --photographs FOLDER --out scores
-
 Drawn cases: how well the mouth follows the articulation track, how far it opens, whether it follows *this* recording
 and not just any, and whether still surroundings stay as in the portrait. Photographs: whether the picture outside the
-face holds for ten seconds without jumps. Prints a table against the bars, and writes scores.json and contact sheets.
+face holds for ten seconds without jumps. The command is `hallo3 studio score`.
 """
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
 from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import UserError
-from ..evaluation.meters import MouthMeter, correlation, structural_similarity
+from ..evaluation.meters import MouthMeter, structural_similarity
+from ..evaluation.motion import frame_change
+from ..evaluation.sync import lip_sync, wrong_recordings
 
 FPS = 25
 FIRST_SEED = 50_000  # of held-out samples, beyond any that are drawn while developing
@@ -81,17 +79,14 @@ def mouth_track(case: Case) -> NDArray[np.floating]:
 def sync_scores(cases: list[Case]) -> dict[str, float]:
     """Medians of correlation and amplitude ratio, and the 90th percentile of |correlation| with wrong recordings."""
     tracks = [mouth_track(case) for case in cases]
-    openings = [case.truth.opening for case in cases]
-    right = [correlation(a, b) for a, b in zip(tracks, openings, strict=True)]
-    ratio = [float(np.std(a) / max(np.std(b), 1e-6)) for a, b in zip(tracks, openings, strict=True)]
-    pairs = [(i, j) for i in range(len(cases)) for j in range(len(cases)) if i != j]
-    wrong = [abs(correlation(tracks[i], openings[j])) for i, j in pairs]
-    amplitude = float(np.median(ratio))
+    truths, loudness = ([getattr(case.truth, name) for case in cases] for name in ("opening", "loudness"))
+    right = [lip_sync(track, truth) for track, truth in zip(tracks, truths, strict=True)]
+    amplitude = float(np.median([score.amplitude for score in right]))
     return {
-        "sync": float(np.median(right)),
+        "sync": float(np.median([score.correlation for score in right])),
         "amplitude low": amplitude,
         "amplitude high": amplitude,
-        "wrong recordings": float(np.percentile(wrong, 90)) if wrong else 0.0,
+        "wrong recordings": float(np.percentile(wrong_recordings(tracks, truths, loudness), 90)),
     }
 
 
@@ -113,8 +108,17 @@ def still_score(pipeline: Any, count: int) -> dict[str, float]:
     return {"still areas": float(np.median(found))}
 
 
+def find_pictures(folder: Path) -> list[Path]:
+    """The photographs of a folder. Raises UserError when there are none."""
+    kinds = {".jpg", ".jpeg", ".png"}
+    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in kinds) if folder.is_dir() else []
+    if not pictures:
+        raise UserError(f"{folder}: holds no .jpg or .png; give a folder of photographs")
+    return pictures
+
+
 def photograph_scores(
-    pipeline: Any, folder: Path, speech: NDArray[np.float32]
+    pipeline: Any, pictures: list[Path], speech: NDArray[np.float32]
 ) -> tuple[dict[str, float], list[NDArray[np.uint8]]]:
     """The worst photograph's SSIM outside the face at the end, and largest frame-to-frame change over the median."""
     from ..conditions.face import condition_face
@@ -122,9 +126,6 @@ def photograph_scores(
     from ..media.images import read_image
 
     kept, jumps, videos = [], [], []
-    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
-    if not pictures:
-        raise UserError(f"{folder}: holds no .jpg or .png; give a folder of photographs")
     for path in pictures:
         image = read_image(path)
         canvas, framing = frame_portrait(image, pipeline.config.sample_height, pipeline.config.sample_width)
@@ -134,7 +135,7 @@ def photograph_scores(
         outside[max(y, 0) : y + h, max(x, 0) : x + w] = False
         mask = framing.restore(np.repeat(outside[..., None], 3, axis=-1).astype(np.uint8))[..., 0].astype(bool)
         kept.append(structural_similarity(framing.restore(canvas), frames[-1], mask))
-        change = np.abs(np.diff(frames.astype(np.int16), axis=0)).mean((1, 2, 3))
+        change = frame_change(frames)
         jumps.append(float(change.max() / max(float(np.median(change)), 1e-6)))
         videos.append(frames)
     return {"photograph outside the face": min(kept), "photograph largest change": max(jumps)}, videos
@@ -169,19 +170,23 @@ def report(scores: dict[str, float]) -> None:
     Console().print(table)
 
 
-def main(
-    out: Annotated[Path, typer.Option(help="Folder for scores.json and the sheets.")],
-    bundle: Annotated[str, typer.Option(help="Bundle to score.")] = "embedded",
-    photographs: Annotated[Path | None, typer.Option(help="Folder of photographs that were not trained on.")] = None,
-    count: Annotated[int, typer.Option(help="Drawn cases.", min=2)] = 20,
-    seconds: Annotated[float, typer.Option(help="Length of a drawn case.")] = 4.0,
-    still: Annotated[int, typer.Option(help="Drawn cases of ten seconds in still surroundings; 0 for none.")] = 5,
-) -> None:
-    """Score a bundle of the embedded one's size. Exit code 1 when a bar is missed."""
+def score_bundle(
+    bundle: str, out: Path, *, photographs: Path | None = None, count: int = 20, seconds: float = 4.0, still: int = 5
+) -> dict[str, float]:
+    """Scores a bundle of the embedded one's size; writes scores.json and contact sheets into `out`.
+
+    Args:
+        photographs: Folder of photographs that were not trained on; None leaves their scores out.
+        count, seconds: Drawn cases and their length. still: drawn cases of ten seconds in still surroundings.
+
+    Raises:
+        UserError: for a bundle that can't be loaded, or a folder without photographs.
+    """
     from ..pipeline import Hallo3Pipeline
     from ..studio.speech_clips import speech_clip
 
     out.mkdir(parents=True, exist_ok=True)
+    pictures = None if photographs is None else find_pictures(photographs)
     pipeline = Hallo3Pipeline.from_pretrained(bundle)
     cases = list(drawn_cases(pipeline, count, seconds))
     scores = sync_scores(cases)
@@ -189,19 +194,10 @@ def main(
     contact_sheet(pairs).save(out / "drawn.png")
     if still:
         scores |= still_score(pipeline, still)
-    if photographs is not None:
+    if pictures is not None:
         speech = speech_clip(FIRST_SEED, STILL_SECONDS * FPS, "test").samples
-        found, videos = photograph_scores(pipeline, photographs, speech)
+        found, videos = photograph_scores(pipeline, pictures, speech)
         scores |= found
         contact_sheet(videos).save(out / "photographs.png")
     (out / "scores.json").write_text(json.dumps({"bundle": bundle, "cases": count, **scores}, indent=2) + "\n")
-    report(scores)
-    if not all(passes(name, value) for name, value in scores.items()):
-        raise typer.Exit(1)
-
-
-if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    return scores
