@@ -9,7 +9,15 @@ import torch
 import tiny
 from hallo3.errors import UserError
 from hallo3.pipeline import Hallo3Pipeline
-from hallo3.training.embedded import Recipe, prepare, train_phase, train_the_decoder, write_bundle
+from hallo3.training.data import open_samples
+from hallo3.training.embedded import (
+    Recipe,
+    prepare,
+    prepared_samples,
+    train_phase,
+    train_the_decoder,
+    write_bundle,
+)
 from hallo3.training.loop import LoopSettings, checkpoints
 from hallo3.training.phases import Phase
 from hallo3.training.vae import EMBEDDED_VAE, make_vae
@@ -21,12 +29,14 @@ CONDITIONS = {
 }  # fmt: skip
 
 
-def write_sample(folder, frames=17):
+def write_sample(folder, frames=17, speed=0.0):
+    """A clip of noise whose face box moves `speed` pixels a frame to the right."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
     np.save(folder / "frames.npy", random.integers(0, 255, (frames, 128, 192, 3), np.uint8))
     np.save(folder / "speech.npy", random.normal(0, 0.1, frames * 640).astype(np.float32))
     box = np.tile(np.array([64.0, 40.0, 60.0, 60.0]), (frames, 1))
+    box[:, 0] += speed * np.arange(frames)
     np.savez(folder / "truth.npz", mouth_box=box, face_box=box, opening=np.linspace(0, 1, frames))
     (folder / "meta.json").write_text(json.dumps({"caption": "a woman talks"}))
 
@@ -35,7 +45,7 @@ def write_sample(folder, frames=17):
 def recipe(tmp_path_factory):
     work = tmp_path_factory.mktemp("embedded")
     for index in range(2):
-        write_sample(work / "data" / f"{index:06d}")
+        write_sample(work / "data" / f"{index:06d}", speed=index)
     made = tiny.components()
     for name in ("text_encoder", "tokenizer", "speech_encoder", "feature_extractor", "face_encoder"):
         made[name].save_pretrained(work / "parts" / name)
@@ -93,3 +103,17 @@ def test_a_phase_without_prepared_samples_says_what_to_run(recipe, tmp_path):
     empty = Recipe(tmp_path, processes=1, warmup=recipe.warmup, shared=SHARED, conditions=CONDITIONS)
     with pytest.raises(UserError, match="run the stage `prepare` first"):
         train_phase(empty, "warmup")
+
+
+def test_a_phase_leaves_out_heads_that_wander(recipe):
+    def found(travel):
+        phase = recipe.speech.model_copy(update={"largest_travel": travel})
+        return [item.sample.folder.name for item in prepared_samples(recipe, phase)]
+
+    travels = [sample.travel for sample in open_samples(recipe.work / "data")]
+    assert travels == [0, pytest.approx(np.sqrt(np.mean(np.arange(17) ** 2)))]
+    assert found(None) == ["000000", "000001"] and found(3.0) == ["000000"] and len(found(9.4)) == 2
+    (recipe.work / "prepared" / "000000.npz").rename(recipe.work / "aside.npz")
+    with pytest.raises(UserError, match="allow more"):
+        found(3.0)
+    (recipe.work / "aside.npz").rename(recipe.work / "prepared" / "000000.npz")

@@ -74,6 +74,12 @@ class Sample:
             tables = {name: truth[name].astype(np.float32) for name in ("mouth_box", "face_box", "opening")}
         return cls(folder, np.load(folder / "frames.npy", mmap_mode="r"), **tables)
 
+    @property
+    def travel(self) -> float:
+        """RMS distance, in pixels, of the face box's middle from where it is in the first frame."""
+        middle = self.face_box[:, :2] + self.face_box[:, 2:] / 2
+        return float(np.sqrt(((middle - middle[0]) ** 2).sum(1).mean()))
+
 
 def open_samples(folder: Path) -> list[Sample]:
     """All samples of a dataset of the studio. Raises UserError when there are none."""

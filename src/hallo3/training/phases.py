@@ -41,6 +41,9 @@ class Phase(BaseModel):
         caption_for_reference: Whether the reference network reads the caption (published), or zeros as at inference.
         mouth: Further weight of the loss where the mouth is.
         least_timestep: Timesteps are uniform from here to 999 (published: from 0). What speech says shows at high ones.
+        largest_travel: Clips whose head wanders farther are left out: RMS distance of the face box from where it was in
+            the first frame, in pixels. Made in few steps, a video shows the mean of all that could happen: of heads
+            that wander, a blur.
         clip_frames: Video frames of a training clip, 4k + 1.
         batch: Clips per step and process.
         loop: Steps, optimiser, averaging.
@@ -58,6 +61,7 @@ class Phase(BaseModel):
     caption_for_reference: bool = True
     mouth: float = Field(default=0.0, ge=0)
     least_timestep: int = Field(default=0, ge=0, lt=1000)
+    largest_travel: float | None = Field(default=None, gt=0)
     clip_frames: int = Field(default=49, ge=1)
     batch: int = Field(default=1, ge=1)
     loop: LoopSettings
