@@ -15,3 +15,19 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import tiny
 
     return tiny.write_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with speech for either split: tests don't need a synthesiser."""
+    import shutil
+    import zlib
+
+    from hallo3.bundles.places import embedded_bundle
+
+    folder = tmp_path_factory.mktemp("recordings")
+    held_out = next(n for n in range(99) if zlib.crc32(f"{n}.wav".encode()) % 5 == 0)
+    known = next(n for n in range(99) if zlib.crc32(f"{n}.wav".encode()) % 5)
+    for number in (held_out, known):
+        shutil.copy(embedded_bundle() / "sample" / "speech.wav", folder / f"{number}.wav")
+    return folder

@@ -52,7 +52,7 @@ def test_every_command_named_exists(capsys: pytest.CaptureFixture[str]) -> None:
     prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
     code = [*blocks("sh"), *re.findall(r"`([^`]*)`", prose)]
     named = set(re.findall(r"^hallo3 ([a-z]+)", "\n".join(code), flags=re.MULTILINE))
-    assert {"animate", "convert", "verify", "download", "bundles"} <= named
+    assert {"animate", "convert", "verify", "download", "bundles", "studio", "train"} <= named
     for name in named:
         assert main([name, "--help"]) == 0
     capsys.readouterr()

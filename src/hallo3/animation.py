@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .pipeline import Clip, Hallo3Pipeline, Performance
 
 Event = dict[str, Any]
+SCALES = ("speech_scale", "text_scale", "reference_scale")
 Listener = Callable[[Event], None]
 
 
@@ -29,7 +30,8 @@ Listener = Callable[[Event], None]
 class AnimationRequest:
     """What to animate, and how.
 
-    face_box: x, y, width, height in pixels of the portrait. scales: 1 is no guidance. separate_vocals: take music and
+    face_box: x, y, width, height in pixels of the portrait. steps and scales (1 is no guidance): None takes the
+    bundle's own. separate_vocals: take music and
     noise away first, with the network `vocal_separator` (Kim_Vocal_2.onnx), else with the bundle's.
     """
 
@@ -40,9 +42,9 @@ class AnimationRequest:
     bundle: str = "embedded"
     seed: int = 0
     steps: int | None = None
-    speech_scale: float = 3.5
-    text_scale: float = 3.5
-    reference_scale: float = 1.0
+    speech_scale: float | None = None
+    text_scale: float | None = None
+    reference_scale: float | None = None
     framing: str = "auto"
     face_box: tuple[float, float, float, float] | None = None
     no_face: bool = False
@@ -87,6 +89,7 @@ def animate(
     samples = _without_music(speech, request)
     if pipeline is None:
         pipeline = load(request.bundle, device=device, dtype=dtype)
+    request = with_defaults(request, pipeline)
     steps = request.steps or pipeline.config.num_inference_steps
     performance = _prepare(pipeline, request, image, samples)
     about = (EMBEDDED_NOTICE,) if request.bundle == "embedded" else ()
@@ -114,8 +117,8 @@ def check_request(request: AnimationRequest) -> None:
         raise UserError(f"--seed {request.seed}: must be between 0 and {(1 << 63) - 1}")
     if not 0 <= request.crf <= 51:
         raise UserError(f"--crf {request.crf}: must be between 0 (lossless) and 51; 18 is the default")
-    for name in ("speech_scale", "text_scale", "reference_scale"):
-        if not math.isfinite(getattr(request, name)):
+    for name in SCALES:
+        if not math.isfinite(getattr(request, name) or 1.0):
             option = name.replace("_", "-")
             raise UserError(
                 f"--{option} {getattr(request, name)}: must be a number; 1 is no guidance, 3.5 is published"
@@ -142,6 +145,12 @@ def load(bundle: str, *, device: str = "auto", dtype: str = "auto") -> "Hallo3Pi
     pipeline = Hallo3Pipeline.from_pretrained(bundle, torch_dtype=number_format)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(target)
+
+
+def with_defaults(request: AnimationRequest, pipeline: "Hallo3Pipeline") -> AnimationRequest:
+    """The request with the bundle's own scales of guidance where it names none."""
+    scales = {name: pipeline.config[name] for name in SCALES if getattr(request, name) is None}
+    return dataclasses.replace(request, **scales)
 
 
 EMBEDDED_NOTICE = (
@@ -187,7 +196,7 @@ def _prepare(
         samples,
         request.prompt,
         seed=request.seed,
-        guidance=GuidanceScales(request.speech_scale, request.text_scale, request.reference_scale),
+        guidance=GuidanceScales(*(float(getattr(request, name)) for name in SCALES)),
         framing=request.framing,
         face_box=request.face_box,
         no_face=request.no_face,

@@ -104,7 +104,8 @@ def derived_generator(seed: int, *purpose: object) -> torch.Generator:
 class Hallo3Pipeline(DiffusionPipeline):
     """Talking portraits (Hallo3): `pipeline(portrait, speech, prompt=...)` gives all frames, `.stream(...)` clips.
 
-    The configuration holds the sizes the weights were trained for: pixels, frames a clip, motion frames, text length.
+    The configuration holds the sizes the weights were trained for (pixels, frames a clip, motion frames, text length),
+    and the steps and scales of guidance that suit them.
     """
 
     transformer: Hallo3Transformer3DModel
@@ -138,6 +139,9 @@ class Hallo3Pipeline(DiffusionPipeline):
         text_length: int = 226,
         fps: int = 25,
         num_inference_steps: int = 50,
+        speech_scale: float = 3.5,
+        text_scale: float = 3.5,
+        reference_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -159,7 +163,15 @@ class Hallo3Pipeline(DiffusionPipeline):
             text_length=text_length,
             fps=fps,
             num_inference_steps=num_inference_steps,
+            speech_scale=speech_scale,
+            text_scale=text_scale,
+            reference_scale=reference_scale,
         )
+
+    @property
+    def guidance(self) -> GuidanceScales:
+        """The bundle's own scales of guidance, taken where none are given."""
+        return GuidanceScales(self.config.speech_scale, self.config.text_scale, self.config.reference_scale)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> "Hallo3Pipeline":
@@ -202,7 +214,7 @@ class Hallo3Pipeline(DiffusionPipeline):
         portrait: an RGB image. speech: (samples,) mono float32 at 16 kHz. face_box: x, y, width, height in pixels of
         `portrait`. Raises UserError when no face is found and neither `face_box` nor `no_face` is given.
         """
-        guidance = guidance or GuidanceScales()
+        guidance = guidance or self.guidance
         canvas, placed = frame_portrait(portrait, self.config.sample_height, self.config.sample_width, framing)
         words, text_notices = self._encode_text(prompt)
         face = faces.condition_face(

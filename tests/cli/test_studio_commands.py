@@ -11,7 +11,7 @@ from PIL import Image
 
 from hallo3.media.provenance import read_provenance
 from hallo3.media.video import probe, read_video
-from hallo3.studio.dataset import open_dataset, sample
+from hallo3.studio.dataset import Material, open_dataset, sample
 
 SMALL = ("--height", "48", "--width", "64")
 
@@ -21,11 +21,11 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-def test_a_drawn_person_as_a_video(tmp_path: Path) -> None:
+def test_a_drawn_person_as_a_video(tmp_path: Path, recordings: Path) -> None:
     video = tmp_path / "drawn.mp4"
-    done = run("render", "-o", video, "--seed", 3, "--seconds", 0.6, *SMALL)
+    done = run("render", "-o", video, "--seed", 3, "--seconds", 0.6, "--recordings", recordings, *SMALL)
     assert done.returncode == 0, done.stderr
-    truth = sample(3, split="test", frames=15, height=48, width=64)
+    truth = sample(3, split="test", frames=15, height=48, width=64, material=Material.find(recordings))
     assert truth.caption in done.stdout
     info = probe(video)
     assert (info.width, info.height, info.frames, info.sound is not None) == (64, 48, 15, True)
@@ -45,12 +45,12 @@ def test_a_contact_sheet(tmp_path: Path) -> None:
     assert pixels.shape == (2 * 48, 4 * 64, 3) and pixels.std() > 10
 
 
-def test_a_dataset_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_a_dataset_goes_on_where_it_stopped(tmp_path: Path, recordings: Path) -> None:
     folder = tmp_path / "data"
-    first = run("dataset", "--out", folder, "--count", 1, "--frames", 5, *SMALL)
+    first = run("dataset", "--out", folder, "--count", 1, "--frames", 5, "--recordings", recordings, *SMALL)
     assert first.returncode == 0, first.stderr
     written = (folder / "000000" / "frames.npy").stat().st_mtime_ns
-    second = run("dataset", "--out", folder, "--count", 2, "--frames", 5, *SMALL)
+    second = run("dataset", "--out", folder, "--count", 2, "--frames", 5, "--recordings", recordings, *SMALL)
     assert "2 clips, 1 of them new" in second.stdout and "2 of 2" in second.stderr
     assert (folder / "000000" / "frames.npy").stat().st_mtime_ns == written
     assert [clip.frames.shape for clip in open_dataset(folder)] == [(5, 48, 64, 3)] * 2

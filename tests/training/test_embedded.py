@@ -13,13 +13,13 @@ from hallo3.training.data import open_samples
 from hallo3.training.embedded import (
     Recipe,
     prepare,
-    prepared_samples,
     train_phase,
     train_the_decoder,
     write_bundle,
 )
 from hallo3.training.loop import LoopSettings, checkpoints
 from hallo3.training.phases import Phase
+from hallo3.training.run import usable_samples
 from hallo3.training.vae import EMBEDDED_VAE, make_vae
 
 SHARED = {"num_layers": 2, "num_attention_heads": 1, "attention_head_dim": 32, "time_embed_dim": 8, "text_embed_dim": 8}
@@ -76,6 +76,7 @@ def test_prepared_samples_hold_what_a_step_needs(recipe):
         shapes = {name: tables[name].shape for name in tables}
     assert shapes["latents"] == (2, 3, 16, 16, 24)
     assert shapes["references"] == (3, 1, 16, 16, 24)
+    assert shapes["deviations"] == shapes["reference_deviations"] == (1, 1, 16, 1, 1), "constant: our own VAE's"
     assert shapes["speech"] == (17 + 4, 2, 8)
     assert shapes["faces"] == (3, 8)
     assert shapes["text"][-1] == 8
@@ -101,16 +102,18 @@ def test_a_phase_without_prepared_samples_says_what_to_run(recipe, tmp_path):
     (tmp_path / "vae").symlink_to(recipe.work / "vae")
     (tmp_path / "data").symlink_to(recipe.work / "data")
     empty = Recipe(tmp_path, processes=1, warmup=recipe.warmup, shared=SHARED, conditions=CONDITIONS)
-    with pytest.raises(UserError, match="run the stage `prepare` first"):
+    with pytest.raises(UserError, match="prepare the data first"):
         train_phase(empty, "warmup")
 
 
 def test_a_phase_leaves_out_heads_that_wander(recipe):
+    samples = open_samples(recipe.work / "data")
+
     def found(travel):
         phase = recipe.speech.model_copy(update={"largest_travel": travel})
-        return [item.sample.folder.name for item in prepared_samples(recipe, phase)]
+        return [item.sample.folder.name for item in usable_samples(samples, recipe.work / "prepared", phase)]
 
-    travels = [sample.travel for sample in open_samples(recipe.work / "data")]
+    travels = [sample.travel for sample in samples]
     assert travels == [0, pytest.approx(np.sqrt(np.mean(np.arange(17) ** 2)))]
     assert found(None) == ["000000", "000001"] and found(3.0) == ["000000"] and len(found(9.4)) == 2
     (recipe.work / "prepared" / "000000.npz").rename(recipe.work / "aside.npz")

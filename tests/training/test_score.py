@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hallo3.studio.dataset import sample
+from hallo3.studio.dataset import Material, sample
 from hallo3.training.score import Case, contact_sheet, passes, sync_scores
 
 
 @pytest.fixture(scope="module")
-def truths():
-    return [sample(70_000 + number, split="test", frames=60) for number in range(3)]
+def truths(recordings):
+    material = Material.find(recordings)
+    return [sample(70_000 + number, split="test", frames=60, material=material) for number in range(3)]
 
 
 def test_the_truth_passes(truths) -> None:
@@ -46,10 +47,10 @@ def test_sheets_show_every_video(truths) -> None:
 
 
 @pytest.mark.slow
-def test_command(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_command(tiny_bundle: Path, recordings: Path, tmp_path: Path) -> None:
     (tmp_path / "photographs").mkdir()
     command = [sys.executable, "-m", "hallo3", "studio", "score", str(tiny_bundle), "--out", str(tmp_path)]
-    few = ["--count", "2", "--seconds", "0.6", "--still", "0"]
+    few = ["--count", "2", "--seconds", "0.6", "--still", "0", "--recordings", str(recordings)]
     done = subprocess.run([*command, *few], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, done.stderr  # random weights meet no bar
     assert "NOT met" in done.stdout

@@ -87,7 +87,7 @@ def convert(
     *,
     dtype: torch.dtype | None = torch.bfloat16,
     max_shard_size: str | int = "5GB",
-    config: Mapping[str, int] | None = None,
+    config: Mapping[str, int | float] | None = None,
     sizes: Mapping[str, int] | None = None,
     notes: Mapping[str, Any] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -157,9 +157,9 @@ def _plan(
     sources: Sources,
     dtype: torch.dtype | None,
     sizes: dict[str, int],
-    before: dict[str, int],
-    wanted: dict[str, int],
-) -> tuple[list[Plan], dict[str, int]]:
+    before: dict[str, int | float],
+    wanted: dict[str, int | float],
+) -> tuple[list[Plan], dict[str, int | float]]:
     """Plans of every part, and the pipeline's settings: what the user wants, else the checkpoint, else those before."""
     plans: list[Plan] = []
     if sources.speech_encoder is not None:
@@ -277,7 +277,7 @@ def _write_part(
         write_shards(folder, stem, plan.tensors, dtype, max_shard_size, advance)
 
 
-def _notices(plans: list[Plan], settings: Mapping[str, int]) -> list[str]:
+def _notices(plans: list[Plan], settings: Mapping[str, int | float]) -> list[str]:
     """What does not stop a conversion but will surprise: settings that the position table was not trained for."""
     values = PUBLISHED_CONFIG | dict(settings)
     network = next((plan for plan in plans if plan.name == "transformer"), None)

@@ -1,6 +1,7 @@
 """The index of a bundle, `model_index.json`: which parts it has, by which classes, and the pipeline's settings."""
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ MISSING_KEY = "_hallo3_missing_parts"
 PIPELINE_CLASS = "Hallo3Pipeline"
 
 # What the published model was trained for (spec section 1 and 7).
-PUBLISHED_CONFIG: dict[str, int] = {
+PUBLISHED_CONFIG: dict[str, int | float] = {
     "sample_height": 480,
     "sample_width": 720,
     "num_frames": 49,
@@ -23,6 +24,9 @@ PUBLISHED_CONFIG: dict[str, int] = {
     "text_length": 226,
     "fps": 25,
     "num_inference_steps": 50,
+    "speech_scale": 3.5,
+    "text_scale": 3.5,
+    "reference_scale": 1.0,
 }
 
 
@@ -66,10 +70,13 @@ def read_index(folder: str | Path) -> Index:
     )
 
 
-def _defaults(path: Path, values: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
+def _defaults(path: Path, values: Mapping[str, Any]) -> Iterable[tuple[str, int | float]]:
     for name, default in PUBLISHED_CONFIG.items():
         value = values.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        if isinstance(default, float):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise UserError(f"{path}: {name} is {value!r}, not a number; mend the index")
+        elif isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise UserError(f"{path}: {name} is {value!r}, not a positive whole number; mend the index")
         yield name, default
 

@@ -247,7 +247,7 @@ def vae_name(published: str, levels: int) -> str:
     return name
 
 
-def plan_vae(path: Path, settings: Mapping[str, int]) -> Plan:
+def plan_vae(path: Path, settings: Mapping[str, int | float]) -> Plan:
     """Plan of `vae` from the published `3d-vae.pt`, or from a diffusers folder. settings: the pipeline's."""
     path = inside(path, "vae")
     if path.is_dir() and not (path / "config.json").exists() and (path / "3d-vae.pt").exists():
@@ -269,7 +269,7 @@ def plan_vae(path: Path, settings: Mapping[str, int]) -> Plan:
     return Plan("vae", PARTS["vae"].classes[0], tensors, model.save_config, compare("vae", model, tensors))
 
 
-def _vae_config(path: Path, tensors: Tensors, settings: Mapping[str, int]) -> dict[str, Any]:
+def _vae_config(path: Path, tensors: Tensors, settings: Mapping[str, int | float]) -> dict[str, Any]:
     def count(pattern: str) -> int:
         return len({match[1] for name in tensors if (match := re.match(pattern, name))})
 

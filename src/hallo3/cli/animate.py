@@ -44,17 +44,27 @@ def command(
         typer.Option(help="Sampling steps; more is finer and slower. [default: the bundle's]", rich_help_panel=LOOK),
     ] = None,
     speech_scale: Annotated[
-        float, typer.Option(help="Guidance by speech: higher follows the lips closer.", rich_help_panel=LOOK)
-    ] = 3.5,
-    text_scale: Annotated[
-        float, typer.Option(help="Guidance by the prompt: higher moves more.", rich_help_panel=LOOK)
-    ] = 3.5,
-    reference_scale: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="Guidance by the portrait: higher stays closer to it, and costs a branch.", rich_help_panel=LOOK
+            help="Guidance by speech: higher follows the lips closer. [default: the bundle's; published 3.5]",
+            rich_help_panel=LOOK,
         ),
-    ] = 1.0,
+    ] = None,
+    text_scale: Annotated[
+        float | None,
+        typer.Option(
+            help="Guidance by the prompt: higher moves more. [default: the bundle's; published 3.5]",
+            rich_help_panel=LOOK,
+        ),
+    ] = None,
+    reference_scale: Annotated[
+        float | None,
+        typer.Option(
+            help="Guidance by the portrait: higher stays closer to it, and costs a branch. [default: the bundle's; "
+            "published 1]",
+            rich_help_panel=LOOK,
+        ),
+    ] = None,
     framing: Annotated[
         str, typer.Option(help="auto, pad or crop: how the picture meets the model's format.", rich_help_panel=LOOK)
     ] = "auto",

@@ -134,6 +134,7 @@ def score(
     photographs: Annotated[
         Path | None, Option(help="Folder of photographs that were not trained on.", show_default=False)
     ] = None,
+    recordings: Recordings = None,
     count: Annotated[int, Option(min=2, help="Drawn cases, of people and voices never trained on.")] = 20,
     seconds: Annotated[float, Option(min=0.6, help="Length of a drawn case.")] = 4.0,
     still: Annotated[int, Option(min=0, help="Drawn cases of ten seconds in still surroundings.")] = 5,
@@ -141,7 +142,9 @@ def score(
     """Measure how well a bundle's mouths, pictures and identities hold; exit code 1 when a bar is missed."""
     from ..training.score import passes, report, score_bundle
 
-    scores = score_bundle(bundle, out, photographs=photographs, count=count, seconds=seconds, still=still)
+    scores = score_bundle(
+        bundle, out, photographs=photographs, recordings=recordings, count=count, seconds=seconds, still=still
+    )
     report(scores)
     if not all(passes(name, value) for name, value in scores.items()):
         raise typer.Exit(1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .articulation import Articulation, articulation
-from .voices import SAMPLE_RATE, Recording, Split, augment, utterance
+from .voices import SAMPLE_RATE, Recording, Split, augment, installed, utterance
 
 SAMPLES_PER_FRAME = 640
 RECORDED_SHARE = 0.2
@@ -29,11 +29,14 @@ class SpeechClip:
 
 
 def speech_clip(seed: int, frames: int, split: Split, recorded: Sequence[Recording] = ()) -> SpeechClip:
-    """`frames` video frames of speech; one clip in five is cut from the split's `recorded` files, if any are given."""
+    """`frames` video frames of speech; one clip in five is cut from the split's `recorded` files, if any are given.
+
+    All are where no synthesiser is installed. Raises UserError when there is nothing to take speech from.
+    """
     rng = np.random.default_rng([zlib.crc32(b"speech clip"), split == "test", seed])
     length = frames * SAMPLES_PER_FRAME
     files = [recording for recording in recorded if recording.split == split]
-    if files and rng.random() < RECORDED_SHARE:
+    if files and (rng.random() < RECORDED_SHARE or not installed()):
         recording = files[int(rng.integers(len(files)))]
         samples, source = _read(recording.path), recording.path.stem
         start = int(rng.integers(max(len(samples) - length, 0) // SAMPLES_PER_FRAME + 1)) * SAMPLES_PER_FRAME

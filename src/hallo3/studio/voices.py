@@ -87,6 +87,11 @@ def synthesize(text: str, voice: Voice, rate: float = 1.0, pitch: float = 1.0) -
     return _resample(samples, played)
 
 
+def installed() -> bool:
+    """Whether both programs that read sentences are on this machine."""
+    return all(shutil.which(program) for program in ("espeak-ng", "flite"))
+
+
 def utterance(seed: int, seconds: float, split: Split) -> np.ndarray:
     """At least `seconds` of one synthetic voice saying several things with pauses between: (n,) float32, 16 kHz.
 

@@ -19,9 +19,9 @@ from hallo3.errors import UserError
 from hallo3.networks.planar import use_planes
 from hallo3.training.data import Photographs, Sample, cut_clip, open_samples, to_pixels
 from hallo3.training.loop import Loop, LoopSettings, StepRandom, load_average
-from hallo3.training.parallel import rank, run_processes, share
-from hallo3.training.phases import Drops, Phase, choose_parameters, phase_loss
-from hallo3.training.prepare import Prepared, draw_batch, write_prepared
+from hallo3.training.parallel import rank, run_processes
+from hallo3.training.phases import Drops, Phase
+from hallo3.training.run import prepare_samples, run_phase
 from hallo3.training.starting import CONDITIONS, SHARED, TEXT_LENGTH, make_networks
 from hallo3.training.vae import Batch, VaeSettings, fold_scale, latent_deviations, make_vae, train_vae, vae_loss
 from hallo3.training.vae_start import start_vae
@@ -243,58 +243,20 @@ def load_parts(recipe: Recipe) -> dict[str, Any]:
 
 def prepare(recipe: Recipe) -> None:
     """What does not change while the phases train."""
-    parts = load_parts(recipe)
-    parts["face_encoder"] = parts["face_encoder"].encoder
-    samples = open_samples(recipe.work / "data")
-    mine = share(samples)
-    for number, sample in enumerate(mine):
-        write_prepared(sample, recipe.work / "prepared", parts, recipe.warmup.clip_frames, recipe.seed)
-        if number % 20 == 0:
-            log(f"prepared {number + 1} of {len(mine)}")
+    samples, folder = open_samples(recipe.work / "data"), recipe.work / "prepared"
+    prepare_samples(samples, load_parts(recipe), folder, recipe.warmup.clip_frames, TEXT_LENGTH, recipe.seed, log)
 
 
 def train_phase(recipe: Recipe, name: str, until: int | None = None) -> None:
     """One phase; the second starts from the averaged weights of the first."""
     from diffusers import AutoencoderKLCogVideoX
 
-    from hallo3.sampling.scheduler import Hallo3DPMScheduler
-
-    phase: Phase = getattr(recipe, name)
+    work, phase = recipe.work, getattr(recipe, name)
     networks = make_networks(recipe.shared, recipe.conditions, recipe.seed)
     if name != "warmup":
-        load_average(networks, recipe.work / "warmup")
-    count = choose_parameters(networks, phase)
-    log(f"{name}: trains {count:,} parameters")
-    vae = use_planes(AutoencoderKLCogVideoX.from_pretrained(recipe.work / "vae")).eval()
-    deviation = posterior_deviation(vae)
-    scheduler = Hallo3DPMScheduler()
-    samples = prepared_samples(recipe, phase)
-    log(f"{name}: {len(samples)} clips")
-
-    def step_loss(step: int, random: StepRandom) -> tuple[Tensor, dict[str, float]]:
-        batch = draw_batch(samples, phase, deviation, random)
-        return phase_loss(networks, vae, scheduler, batch, phase, random)
-
-    Loop(networks, step_loss, recipe.work / name, phase.loop, log).run(until)
-
-
-def prepared_samples(recipe: Recipe, phase: Phase) -> list[Prepared]:
-    """What was prepared and the phase takes. Raises UserError when there is none."""
-    folder = recipe.work / "prepared"
-    there = [s for s in open_samples(recipe.work / "data") if (folder / f"{s.folder.name}.npz").exists()]
-    if not there:
-        raise UserError(f"{folder}: nothing there; run the stage `prepare` first")
-    calm = [s for s in there if phase.largest_travel is None or s.travel <= phase.largest_travel]
-    if not calm:
-        raise UserError(f"{folder}: no clip whose head wanders {phase.largest_travel} pixels at most; allow more")
-    return [Prepared.open(sample, folder) for sample in calm]
-
-
-def posterior_deviation(vae: Any) -> float:
-    """Deviation of the posterior's samples, scaled; that of our own VAE is constant."""
-    channels = vae.config.latent_channels
-    logarithm = vae.encoder.conv_out.conv.bias.detach()[channels:]
-    return float((0.5 * logarithm).exp().mean() * vae.config.scaling_factor)
+        load_average(networks, work / "warmup")
+    vae = use_planes(AutoencoderKLCogVideoX.from_pretrained(work / "vae")).eval()
+    run_phase(networks, vae, open_samples(work / "data"), work / "prepared", phase, work / name, log, until)
 
 
 def write_bundle(recipe: Recipe) -> None:
@@ -317,6 +279,8 @@ def write_bundle(recipe: Recipe) -> None:
         "num_frames": recipe.warmup.clip_frames,
         "text_length": TEXT_LENGTH,
         "num_inference_steps": 1,
+        "speech_scale": 3.0,
+        "text_scale": 1.0,
     }
     save_components(recipe.work / "bundle", components, config, max_shard_size="8MB", dtype=torch.bfloat16)
     log(f"wrote {recipe.work / 'bundle'}")

@@ -37,6 +37,7 @@ class LoopSettings(BaseModel):
         learning_rate: Highest rate, reached after `warmup` steps. muon_rate: the same for the matrices under `muon`.
         schedule: What follows the warm-up: `constant`, or `cosine` down to `final_rate` of the highest.
         clip: Largest norm of the gradient.
+        accumulate: Batches of each process whose gradients make one step, one after the other.
         ema: Decay of the averaged weights; shorter at the start, so that the first weights are forgotten.
         save_every, log_every: Steps between checkpoints and between printed lines. keep: checkpoints that stay.
     """
@@ -54,6 +55,7 @@ class LoopSettings(BaseModel):
     schedule: Literal["constant", "cosine"] = "cosine"
     final_rate: float = 0.02
     clip: float = Field(default=1.0, gt=0)
+    accumulate: int = Field(default=1, ge=1)
     ema: float = Field(default=0.995, ge=0, lt=1)
     seed: int = 0
     save_every: int = Field(default=200, ge=1)
@@ -149,19 +151,31 @@ class Loop:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["highest"] * rate
-        loss, numbers = self.step_loss(self.step, StepRandom.at(self.settings.seed, self.step, rank()))
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        value, numbers = self._accumulate()
         average_gradients(self.parameters.values())
         norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip))
-        value = float(loss.detach())
         if not (math.isfinite(value) and math.isfinite(norm)):
             raise UserError(f"step {self.step}: loss {value}, gradient norm {norm}; lower the learning rate and resume")
         for optimizer in self.optimizers:
             optimizer.step()
         self.average.update(self.parameters, self.step)
         return value, numbers, norm
+
+    def _accumulate(self) -> tuple[float, dict[str, float]]:
+        """Gradients of the step's batches; returns the mean loss and the last batch's numbers.
+
+        Random numbers go by batch and not by process, so two processes learn what one with two batches does.
+        """
+        count, total = self.settings.accumulate, 0.0
+        numbers: dict[str, float] = {}
+        for batch in range(count):
+            random = StepRandom.at(self.settings.seed, self.step, rank() * count + batch)
+            loss, numbers = self.step_loss(self.step, random)
+            (loss / count).backward()
+            total += float(loss.detach()) / count
+        return total, numbers
 
     def _report(self, recent: list[tuple[float, dict[str, float], float]], norm: float) -> None:
         if rank():

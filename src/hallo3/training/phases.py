@@ -1,13 +1,11 @@
 """The two phases of training (spec: phase 1 identity, phase 2 speech) as configuration, and their loss."""
 
 import re
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from hallo3.conditions.motion import mask_pixels
@@ -67,20 +65,6 @@ class Phase(BaseModel):
     loop: LoopSettings
 
 
-def read_phase(path: Path) -> Phase:
-    """Reads a phase from YAML. Raises UserError naming the file and the field that is wrong."""
-    try:
-        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: can't be read as YAML ({' '.join(str(error).split())[:200]})") from error
-    try:
-        return Phase.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{path}: {place}: {first['msg']}; see configs/phase1.yaml for an example") from error
-
-
 def choose_parameters(networks: nn.Module, phase: Phase) -> int:
     """Lets exactly the phase's parameters require gradients; returns how many numbers that are.
 
@@ -117,6 +101,15 @@ class PhaseBatch:
     windows: Tensor
     mouth: Tensor
 
+    def to(self, device: torch.device) -> "PhaseBatch":
+        """The batch on a device."""
+        return PhaseBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+
+def normal(like: Tensor, random: StepRandom) -> Tensor:
+    """Normal numbers of the shape of `like`, the same on every device: drawn on the CPU."""
+    return torch.randn(like.shape, generator=random.torch).to(like)
+
 
 def motion_pictures(batch: PhaseBatch, phase: Phase, random: StepRandom) -> Tensor:
     """Portrait and motion frames as training shows them: noise on the motion frames, then lost pixels."""
@@ -127,7 +120,7 @@ def motion_pictures(batch: PhaseBatch, phase: Phase, random: StepRandom) -> Tens
         motion = picture[:, 1:]
         if phase.motion_noise:
             sigma = float(torch.exp(torch.tensor(random.numpy.normal(*phase.motion_noise))))
-            motion = motion + sigma * torch.randn(motion.shape, generator=random.torch)
+            motion = motion + sigma * normal(motion, random)
         picture[:, 1:] = mask_pixels(motion, phase.motion_mask, random.torch)
     return pictures
 
@@ -136,7 +129,7 @@ def motion_pictures(batch: PhaseBatch, phase: Phase, random: StepRandom) -> Tens
 def image_latents(vae: Any, pictures: Tensor, frames: int, random: StepRandom) -> Tensor:
     """Pictures `(B, 3, 1 + k, H, W)` → `(B, frames, 16, h, w)`: a posterior sample, then zeros."""
     mean, logarithm = vae.encoder(pictures)[0].chunk(2, dim=1)
-    drawn = mean + (0.5 * logarithm).exp() * torch.randn(mean.shape, generator=random.torch)
+    drawn = mean + (0.5 * logarithm).exp() * normal(mean, random)
     known = (drawn * vae.config.scaling_factor).transpose(1, 2)
     rest = known.new_zeros(len(known), frames - known.shape[1], *known.shape[2:])
     return torch.cat([known, rest], 1)
@@ -148,7 +141,7 @@ def phase_loss(
     """The v-prediction loss at uniform timesteps, every condition dropped now and then (spec section 8)."""
     count, frames = batch.latents.shape[:2]
     keep = {
-        name: torch.from_numpy((random.numpy.random(count) >= chance).astype("float32"))
+        name: torch.from_numpy((random.numpy.random(count) >= chance).astype("float32")).to(batch.latents)
         for name, chance in phase.drops.model_dump().items()
     }
     text = batch.text * keep["text"][:, None, None]
@@ -158,8 +151,8 @@ def phase_loss(
     features = networks.get_submodule("reference_network")(
         torch.cat([portrait, portrait], 2), text if phase.caption_for_reference else torch.zeros_like(text)
     )
-    noise = torch.randn(batch.latents.shape, generator=random.torch)
-    timesteps = torch.randint(phase.least_timestep, len(scheduler), (count,), generator=random.torch)
+    noise = normal(batch.latents, random)
+    timesteps = torch.randint(phase.least_timestep, len(scheduler), (count,), generator=random.torch).to(noise.device)
     noisy = scheduler.add_noise(batch.latents, noise, timesteps)
     prediction = networks.get_submodule("denoiser")(
         torch.cat([noisy, known], 2),

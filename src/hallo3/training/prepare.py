@@ -1,6 +1,7 @@
 """What does not change while the phases train, computed once per sample and kept on disk: latents, text, speech, face.
 
-Latents are the posterior's means: what is sampled from it, and the noise on motion frames, is drawn anew in every step.
+Of latents the posterior's moments are kept: what is sampled from it, and the noise on motion frames, is drawn anew in
+every step.
 """
 
 import json
@@ -16,25 +17,33 @@ from torch import Tensor
 from hallo3.conditions.face import black_outside
 from hallo3.conditions.speech import encode_speech
 from hallo3.conditions.text import encode_prompt
+from hallo3.errors import UserError
 from hallo3.networks.faces import Box, crop_face
 from hallo3.training.data import Sample, box_mask, to_pixels
 from hallo3.training.loop import StepRandom
 from hallo3.training.phases import Phase, PhaseBatch
-from hallo3.training.starting import TEXT_LENGTH
 
 REFERENCES = 3  # frames of each sample that may serve as its portrait
 
 
 @torch.no_grad()
-def prepare_sample(sample: Sample, parts: dict[str, Any], clip_frames: int, seed: int) -> dict[str, np.ndarray]:
+def prepare_sample(
+    sample: Sample, parts: dict[str, Any], clip_frames: int, text_length: int, seed: int
+) -> dict[str, np.ndarray]:
     """Everything a training step needs of a sample but its pixels.
 
     Args:
         parts: vae, text_encoder, tokenizer, speech_encoder, feature_extractor, face_encoder (the network).
         clip_frames: Video frames of a training clip; the sample is cut into clips at random places.
+        text_length: Word pieces that the networks read.
+
+    Raises:
+        UserError: for a clip shorter than `clip_frames`.
     """
     random = np.random.default_rng([seed, int(sample.folder.name)])
     count = len(sample.frames)
+    if count < max(clip_frames, REFERENCES):
+        raise UserError(f"{sample.folder}: has {count} frames, too few for clip_frames {clip_frames}; draw longer ones")
     starts = np.unique(np.linspace(0, count - clip_frames, max(1, count // clip_frames + 1)).round().astype(int))
     vae, meta = parts["vae"], json.loads((sample.folder / "meta.json").read_text())
     clips = torch.stack([to_pixels(sample.frames[start : start + clip_frames]) for start in starts])
@@ -44,20 +53,32 @@ def prepare_sample(sample: Sample, parts: dict[str, Any], clip_frames: int, seed
         to_pixels(black_outside(np.array(sample.frames[p]), box)[None]) for p, box in zip(portraits, boxes, strict=True)
     ]
     faces = [crop_face(to_pixels(sample.frames[p][None])[:, 0], box) for p, box in zip(portraits, boxes, strict=True)]
+    means, deviations = zip(*(posterior(vae, clip[None]) for clip in clips), strict=True)
+    reference, reference_deviation = posterior(vae, torch.stack(covered))
     return {
         "starts": starts,
-        "latents": torch.cat([posterior_mean(vae, clip[None]) for clip in clips]).half().numpy(),
+        "latents": torch.cat(means).half().numpy(),
+        "deviations": brief(torch.cat(deviations)),
         "portraits": portraits,
-        "references": posterior_mean(vae, torch.stack(covered)).half().numpy(),
+        "references": reference.half().numpy(),
+        "reference_deviations": brief(reference_deviation),
         "faces": parts["face_encoder"](torch.stack(faces)).float().numpy(),
-        "text": encode_prompt(meta["caption"], parts["tokenizer"], parts["text_encoder"], TEXT_LENGTH)[0][0].numpy(),
+        "text": encode_prompt(meta["caption"], parts["tokenizer"], parts["text_encoder"], text_length)[0][0].numpy(),
         "speech": speech_rows(sample, parts).half().numpy(),
     }
 
 
-def posterior_mean(vae: Any, pixels: Tensor) -> Tensor:
-    """`(B, 3, F, H, W)` → `(B, T, 16, h, w)`, scaled."""
-    return (vae.encoder(pixels)[0].chunk(2, dim=1)[0] * vae.config.scaling_factor).transpose(1, 2)
+def posterior(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """`(B, 3, F, H, W)` → mean and deviation of the latents, `(B, T, 16, h, w)` each, scaled."""
+    mean, logarithm = vae.encoder(pixels)[0].transpose(1, 2).chunk(2, dim=2)
+    return mean * vae.config.scaling_factor, (0.5 * logarithm).exp() * vae.config.scaling_factor
+
+
+def brief(deviations: Tensor) -> np.ndarray:
+    """Deviations that are the same everywhere in a channel (those of our own VAE) as `(1, 1, 16, 1, 1)`."""
+    first = deviations[:1, :1, :, :1, :1]
+    same = torch.allclose(deviations, first.expand_as(deviations), rtol=1e-3)
+    return (first if same else deviations).half().numpy()
 
 
 def speech_rows(sample: Sample, parts: dict[str, Any]) -> Tensor:
@@ -69,7 +90,9 @@ def speech_rows(sample: Sample, parts: dict[str, Any]) -> Tensor:
     return rows[0:count][torch.arange(-2, count + 2).clamp(0, count - 1)].float()
 
 
-def write_prepared(sample: Sample, out: Path, parts: dict[str, Any], clip_frames: int, seed: int) -> None:
+def write_prepared(
+    sample: Sample, out: Path, parts: dict[str, Any], clip_frames: int, text_length: int, seed: int
+) -> None:
     """Writes what `prepare_sample` gives as `out/NAME.npz`, aside first; what is there already stays."""
     path = out / f"{sample.folder.name}.npz"
     if path.exists():
@@ -77,7 +100,7 @@ def write_prepared(sample: Sample, out: Path, parts: dict[str, Any], clip_frames
     out.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".part")
     with aside.open("wb") as file:
-        np.savez(file, **prepare_sample(sample, parts, clip_frames, seed))  # type: ignore[arg-type]
+        np.savez(file, **prepare_sample(sample, parts, clip_frames, text_length, seed))  # type: ignore[arg-type]
     os.replace(aside, path)
 
 
@@ -95,17 +118,17 @@ class Prepared:
             return cls(sample, {name: tables[name] for name in tables})
 
 
-def draw_batch(prepared: list[Prepared], phase: Phase, latent_deviation: float, random: StepRandom) -> PhaseBatch:
-    """A random batch of clips, each with a portrait from the same sample.
-
-    latent_deviation: Of the posterior, scaled.
-    """
+def draw_batch(prepared: list[Prepared], phase: Phase, random: StepRandom) -> PhaseBatch:
+    """A random batch of clips, each with a portrait from the same sample; latents are sampled from their posterior."""
     items = [_draw(prepared[int(random.numpy.integers(len(prepared)))], phase, random) for _ in range(phase.batch)]
-    fields = {name: torch.stack([item[name] for item in items]) for name in items[0]}
-    for name in ("latents", "reference"):
-        noise = torch.randn(fields[name].shape, generator=random.torch)
-        fields[name] = fields[name] + latent_deviation * noise
-    return PhaseBatch(**fields)
+    return PhaseBatch(**{name: torch.stack([item[name] for item in items]) for name in items[0]})
+
+
+def _sampled(mean: np.ndarray, deviations: np.ndarray, index: int, random: StepRandom) -> Tensor:
+    """One of several posteriors, sampled."""
+    mean_here = torch.from_numpy(mean[index]).float()
+    deviation = torch.from_numpy(deviations[min(index, len(deviations) - 1)]).float()
+    return mean_here + deviation * torch.randn(mean_here.shape, generator=random.torch)
 
 
 def _draw(item: Prepared, phase: Phase, random: StepRandom) -> dict[str, Tensor]:
@@ -115,8 +138,8 @@ def _draw(item: Prepared, phase: Phase, random: StepRandom) -> dict[str, Tensor]
     seen = sample.frames[[int(tables["portraits"][portrait]), start, start + 1]]
     rows = torch.from_numpy(tables["speech"][start : start + frames + 4]).float()
     return {
-        "latents": torch.from_numpy(tables["latents"][clip]).float(),
-        "reference": torch.from_numpy(tables["references"][portrait]).float(),
+        "latents": _sampled(tables["latents"], tables["deviations"], clip, random),
+        "reference": _sampled(tables["references"], tables["reference_deviations"], portrait, random),
         "pictures": to_pixels(seen),
         "text": torch.from_numpy(tables["text"]).float(),
         "face": torch.from_numpy(tables["faces"][portrait]).float(),

@@ -50,12 +50,12 @@ def generate(
     return pipeline(Image.fromarray(portrait), speech, prompt, seed=seed, **options).frames
 
 
-def drawn_cases(pipeline: Any, count: int, seconds: float) -> Iterator[Case]:
+def drawn_cases(pipeline: Any, count: int, seconds: float, material: Any = None) -> Iterator[Case]:
     """Generates held-out drawn cases one after the other."""
     from ..studio.dataset import sample
 
     for index in range(count):
-        truth = sample(FIRST_SEED + index, split="test", frames=round(seconds * FPS))
+        truth = sample(FIRST_SEED + index, split="test", frames=round(seconds * FPS), material=material)
         frames = generate(
             pipeline, truth.frames[0], truth.speech, truth.caption, index, face_box=tuple(truth.face_box[0])
         )
@@ -90,14 +90,14 @@ def sync_scores(cases: list[Case]) -> dict[str, float]:
     }
 
 
-def still_score(pipeline: Any, count: int) -> dict[str, float]:
+def still_score(pipeline: Any, count: int, material: Any = None) -> dict[str, float]:
     """Median SSIM between the portrait and the picture at ten seconds where neither person nor surroundings move."""
     from ..studio.dataset import sample
 
     found: list[float] = []
     seed = FIRST_SEED + 1000
     while len(found) < count:
-        truth = sample(seed, split="test", frames=STILL_SECONDS * FPS)
+        truth = sample(seed, split="test", frames=STILL_SECONDS * FPS, material=material)
         seed += 1
         if truth.meta["scene"]["dynamic"]:
             continue
@@ -171,31 +171,41 @@ def report(scores: dict[str, float]) -> None:
 
 
 def score_bundle(
-    bundle: str, out: Path, *, photographs: Path | None = None, count: int = 20, seconds: float = 4.0, still: int = 5
+    bundle: str,
+    out: Path,
+    *,
+    photographs: Path | None = None,
+    recordings: Path | None = None,
+    count: int = 20,
+    seconds: float = 4.0,
+    still: int = 5,
 ) -> dict[str, float]:
     """Scores a bundle of the embedded one's size; writes scores.json and contact sheets into `out`.
 
     Args:
         photographs: Folder of photographs that were not trained on; None leaves their scores out.
+        recordings: Folder of recordings to speak now and then, or always where no synthesiser is installed.
         count, seconds: Drawn cases and their length. still: drawn cases of ten seconds in still surroundings.
 
     Raises:
         UserError: for a bundle that can't be loaded, or a folder without photographs.
     """
     from ..pipeline import Hallo3Pipeline
+    from ..studio.dataset import Material
     from ..studio.speech_clips import speech_clip
 
     out.mkdir(parents=True, exist_ok=True)
     pictures = None if photographs is None else find_pictures(photographs)
+    material = Material.find(recordings)
     pipeline = Hallo3Pipeline.from_pretrained(bundle)
-    cases = list(drawn_cases(pipeline, count, seconds))
+    cases = list(drawn_cases(pipeline, count, seconds, material))
     scores = sync_scores(cases)
     pairs = [video for case in cases[:8] for video in (case.truth.frames, case.frames)]
     contact_sheet(pairs).save(out / "drawn.png")
     if still:
-        scores |= still_score(pipeline, still)
+        scores |= still_score(pipeline, still, material)
     if pictures is not None:
-        speech = speech_clip(FIRST_SEED, STILL_SECONDS * FPS, "test").samples
+        speech = speech_clip(FIRST_SEED, STILL_SECONDS * FPS, "test", material.recorded).samples
         found, videos = photograph_scores(pipeline, pictures, speech)
         scores |= found
         contact_sheet(videos).save(out / "photographs.png")

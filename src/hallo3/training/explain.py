@@ -1,0 +1,165 @@
+"""What a training will do, before anything is loaded: what trains, what is frozen, memory and time of a step.
+
+The networks are built without numbers (on torch's meta device) from the bundle's configuration and run once, so that
+operations and what is kept for gradients are counted and not guessed.
+"""
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from hallo3.bundles.index import read_index
+from hallo3.bundles.parts import part_class
+from hallo3.bundles.places import resolve
+from hallo3.training.config import Training
+from hallo3.training.phases import choose_parameters
+
+PROBE = 1024  # side of the matrices whose product tells the machine's speed
+LAYER = re.compile(r"\.transformer_blocks\.\d+\.")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters of one module, over all layers: how many numbers train and how many are frozen."""
+
+    name: str
+    trained: int
+    frozen: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a training will do.
+
+    Attributes:
+        groups: Modules in the order of the networks.
+        trained, frozen: Numbers in all.
+        weights, optimizer, activations: Bytes: weights; gradients, averages and the optimiser's state; what is kept for
+            gradients in a step.
+        operations: Of a step, forward and backward, in one process.
+        seconds: Of a step if every operation ran as fast as a large product of matrices here: it takes longer.
+        steps: Of the whole training.
+    """
+
+    groups: tuple[Group, ...]
+    trained: int
+    frozen: int
+    weights: int
+    optimizer: int
+    activations: int
+    operations: int
+    seconds: float
+    steps: int
+
+
+def empty_networks(start: str) -> tuple[nn.ModuleDict, dict[str, Any]]:
+    """Denoiser and reference network of a bundle without numbers, and the bundle's configuration.
+
+    Raises UserError for an unknown bundle or one without them.
+    """
+    from hallo3.bundles.layout import check_bundle
+
+    folder = resolve(start, parts=("transformer", "reference_network"))
+    check_bundle(folder, ("transformer", "reference_network"))
+    index = read_index(folder)
+    networks = nn.ModuleDict()
+    for name, part in (("denoiser", "transformer"), ("reference_network", "reference_network")):
+        network = part_class(index.parts[part])
+        with torch.device("meta"):
+            networks[name] = network.from_config(network.load_config(folder / part))
+    return networks, dict(index.config)
+
+
+def explain(training: Training, device: torch.device) -> Explanation:
+    """Counts what a step of the training takes. Raises UserError as `empty_networks` and `choose_parameters`."""
+    networks, config = empty_networks(training.start)
+    trained = choose_parameters(networks, training)
+    total = sum(p.numel() for p in networks.parameters())
+    if training.activation_checkpointing:
+        for network in networks.values():
+            cast(Any, network).enable_gradient_checkpointing()
+    operations, activations = _count_step(networks, config, training)
+    per_number = 4 + 4 + (8 if training.loop.optimizer == "adamw" else 4)  # gradient, average, moments
+    return Explanation(
+        groups=_groups(networks),
+        trained=trained,
+        frozen=total - trained,
+        weights=4 * total,
+        optimizer=per_number * trained,
+        activations=activations // (2 if training.precision == "bfloat16" else 1),
+        operations=operations,
+        seconds=operations / measured_speed(device, training.precision),
+        steps=training.loop.steps,
+    )
+
+
+def _groups(networks: nn.ModuleDict) -> tuple[Group, ...]:
+    """Trained and frozen numbers by module, the layers of a network taken together."""
+    counts: dict[str, list[int]] = {}
+    for name, parameter in networks.named_parameters():
+        layer = LAYER.search(name)
+        module = ".".join(name.split(".")[:2])
+        if layer:
+            module = f"{name[: layer.start()]}.layers.{name[layer.end() :].split('.')[0]}"
+        counts.setdefault(module, [0, 0])[0 if parameter.requires_grad else 1] += parameter.numel()
+    return tuple(Group(name, trained, frozen) for name, (trained, frozen) in counts.items())
+
+
+def _count_step(networks: nn.ModuleDict, config: dict[str, Any], training: Training) -> tuple[int, int]:
+    """Operations of forward and backward, and bytes kept for the latter, of one step in float32."""
+    count, frames = training.batch, training.clip_frames
+    rows, columns, length = config["sample_height"] // 8, config["sample_width"] // 8, config["text_length"]
+    denoiser, reference = networks["denoiser"], networks["reference_network"]
+    sizes: Any = denoiser.config
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(count, *shape, device="meta")
+
+    text = empty(length, sizes.text_embed_dim)
+    windows = empty(frames, sizes.speech_window, sizes.speech_blocks, sizes.speech_channels)
+    with FlopCounterMode(display=False) as counter, _kept(networks) as kept:
+        features = reference(empty(1, sizes.in_channels, rows, columns), text)
+        prediction = denoiser(
+            empty((frames - 1) // 4 + 1, sizes.in_channels, rows, columns),
+            torch.full((count,), 500, device="meta"),
+            text,
+            speech=windows if training.speech else None,
+            face=empty(sizes.face_embed_dim),
+            reference=features,
+        )
+        activations = sum(kept.values())
+        prediction.square().mean().backward()
+    return counter.get_total_flops(), activations
+
+
+@contextmanager
+def _kept(networks: nn.Module) -> Iterator[dict[int, int]]:
+    """Bytes of every storage that autograd keeps meanwhile, parameters left out."""
+    own = {p.untyped_storage()._cdata for p in networks.parameters()}
+    found: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            found[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield found
+
+
+def measured_speed(device: torch.device, precision: str, seconds: float = 0.3) -> float:
+    """Operations a second of a large product of matrices on this machine."""
+    matrix = torch.ones(PROBE, PROBE, device=device, dtype=getattr(torch, precision))
+    done, began = 0, time.monotonic()
+    while time.monotonic() - began < seconds or done < 2:
+        float((matrix @ matrix)[0, 0])
+        done += 1
+    return 2 * PROBE**3 * done / (time.monotonic() - began)
