@@ -28,6 +28,7 @@ def test_a_folder_that_only_happens_to_be_called_so_does_not_hide_a_name(known: 
     Path("known").mkdir()
     assert resolve("known") == known
     assert resolve("./known") == Path("known")
+    assert resolve("..") == Path("..")
 
 
 def test_a_bundle_in_the_current_folder_wins(known: Path) -> None:

@@ -69,7 +69,7 @@ def resolve(
             )
         return embedded_bundle()
     folder, known = Path(text).expanduser(), registry() / text
-    named = isinstance(path_or_name, str) and text and known.parent == registry() and known.is_dir()
+    named = isinstance(path_or_name, str) and text == known.name != ".." and known.is_dir()
     if folder.is_dir() and not (named and not (folder / INDEX).exists()):
         return folder
     if named:

@@ -5,6 +5,7 @@ bundle's layout (`speech_encoder/`, `feature_extractor/`, `text_encoder/`, `toke
 `face_encoder/encoder/`) with a `metrics.json` beside them, measured on data it did not learn from.
 """
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,6 +124,21 @@ def face(
 
     settings = train_flags(steps, rate, seed, threads)
     train_face(*face_images(drawn, photographs, people), out, settings, device=device, log=log)
+
+
+@app.command()
+def measure(
+    photographs: Annotated[Path, typer.Option(help="Folder of photographs named in studio/data/portrait_boxes.csv.")],
+    bundle: Annotated[str, typer.Option(help="Bundle whose locator is measured.")] = "embedded",
+) -> None:
+    """How many faces a bundle's locator finds in the photographs that no locator here was trained on."""
+    from hallo3.bundles.places import resolve
+    from hallo3.networks.faces import FaceLocator
+    from hallo3.training.encoders_images import load_photographs
+    from hallo3.training.encoders_locator import evaluate_locator
+
+    locator = FaceLocator.from_pretrained(resolve(bundle) / "face_encoder" / "locator").eval()
+    log(json.dumps(evaluate_locator(locator, load_photographs(photographs)["test"]), indent=2))
 
 
 def face_images(
