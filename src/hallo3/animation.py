@@ -31,8 +31,8 @@ class AnimationRequest:
     """What to animate, and how.
 
     face_box: x, y, width, height in pixels of the portrait. steps and scales (1 is no guidance): None takes the
-    bundle's own. separate_vocals: take music and
-    noise away first, with the network `vocal_separator` (Kim_Vocal_2.onnx), else with the bundle's.
+    bundle's own. separate_vocals: take music and noise away first, with the network `vocal_separator`
+    (Kim_Vocal_2.onnx), else with the bundle's.
     """
 
     portrait: Path

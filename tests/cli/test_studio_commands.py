@@ -79,3 +79,11 @@ def test_refused(arguments: tuple[str, ...], word: str, tmp_path: Path, monkeypa
     assert done.returncode == 2, done.stderr
     assert word in done.stderr and "Traceback" not in done.stderr and done.stderr.count("\n") == 1
     assert not list(tmp_path.glob("out.*"))
+
+
+def test_a_base_install_is_told_what_it_lacks(tmp_path: Path) -> None:
+    """Without the extra `train`, as if numba had never been installed."""
+    code = "import sys; sys.modules['numba'] = None; from hallo3.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", code, "studio", "preview", "-o", str(tmp_path / "out.png")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and "pip install 'hallo3[train]'" in done.stderr and done.stderr.count("\n") == 1

@@ -148,6 +148,12 @@ def test_what_does_not_fit_is_said_in_a_line(training: Training, tmp_path: Path)
             train(training.model_copy(update=values))
 
 
+def test_what_was_prepared_for_other_clips_is_refused(training: Training) -> None:
+    train(training, until=1)
+    with pytest.raises(UserError, match=r"prepared\.json.*choose another folder"):
+        train(training.model_copy(update={"clip_frames": 5}))
+
+
 def test_the_command_explains_without_loading(training: Training, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(CONFIG)
     words = [f"start={training.start}", f"data={training.data}", f"out={training.out}"]

@@ -75,11 +75,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _unexpected(error)
     if code == STOPPED:
-        _report("stopped; what was finished is kept, and animate goes on with --resume")
+        _report("stopped; what was finished is kept: animate goes on with --resume, other commands when given again")
     return code
 
 
+EXTRAS = {"numba": "train", "scipy": "train", "skimage": "evaluate"}  # what a base install lacks, and who brings it
+
+
 def _unexpected(error: Exception) -> int:
+    if isinstance(error, ModuleNotFoundError) and (lacking := (error.name or "").split(".")[0]) in EXTRAS:
+        _report(f"{lacking} is not installed, which this command needs; pip install 'hallo3[{EXTRAS[lacking]}]'")
+        return 2
     usage = getattr(error, "format_message", None)
     if usage is not None:  # a wrong option or argument, in the words of the parser
         _report(f"{usage()} See `hallo3 {_command_in(error)}--help`.")

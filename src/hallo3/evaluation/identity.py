@@ -33,15 +33,15 @@ def face_embeddings(encoder: Any, frames: NDArray[np.uint8], boxes: Floats) -> F
     """
     import torch
 
+    from ..conditions.motion import to_tensor
     from ..networks.faces import crop_face
 
     found = []
     with torch.no_grad():
         for start in range(0, len(frames), BATCH):
-            pictures = torch.from_numpy(np.ascontiguousarray(frames[start : start + BATCH])).permute(0, 3, 1, 2)
             crops = [
-                crop_face(picture.float() / 127.5 - 1, (float(x), float(y), float(w), float(h)))
-                for picture, (x, y, w, h) in zip(pictures, boxes[start : start + BATCH], strict=True)
+                crop_face(to_tensor(frame)[0], (float(x), float(y), float(w), float(h)))
+                for frame, (x, y, w, h) in zip(frames[start : start + BATCH], boxes[start : start + BATCH], strict=True)
             ]
             found.append(encoder(torch.stack(crops)).float().numpy())
     vectors = np.concatenate(found)

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from hallo3.errors import UserError
+from hallo3.media.files import replace_file
 from hallo3.version import __version__
 
 from .speech_clips import SpeechClip, speech_clip
@@ -208,7 +209,7 @@ def write_dataset(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"seed": seed, "split": split, "frames": frames, "height": height, "width": width}
-    _check_settings(folder / "dataset.json", settings)
+    check_settings(folder / "dataset.json", settings)
     missing = [index for index in range(count) if not (folder / f"{index:06d}").is_dir()]
     make = partial(_write_sample, folder, settings, material)
     there = count - len(missing)
@@ -227,13 +228,14 @@ def write_dataset(
     return len(missing)
 
 
-def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+def check_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Notes in `path` what its folder is made with; raises UserError when that was noted otherwise before."""
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
         if found != settings:
-            raise UserError(f"{path}: this dataset was made with {found}, not {settings}; choose another folder")
+            raise UserError(f"{path}: this folder was made with {found}, not {settings}; choose another folder")
     else:
-        path.write_text(json.dumps(settings), encoding="utf-8")
+        replace_file(path, json.dumps(settings).encode())
 
 
 def _write_sample(folder: Path, settings: dict[str, Any], material: Material | None, index: int) -> None:

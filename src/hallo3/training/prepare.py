@@ -36,14 +36,9 @@ def prepare_sample(
         parts: vae, text_encoder, tokenizer, speech_encoder, feature_extractor, face_encoder (the network).
         clip_frames: Video frames of a training clip; the sample is cut into clips at random places.
         text_length: Word pieces that the networks read.
-
-    Raises:
-        UserError: for a clip shorter than `clip_frames`.
     """
     random = np.random.default_rng([seed, int(sample.folder.name)])
     count = len(sample.frames)
-    if count < max(clip_frames, REFERENCES):
-        raise UserError(f"{sample.folder}: has {count} frames, too few for clip_frames {clip_frames}; draw longer ones")
     starts = np.unique(np.linspace(0, count - clip_frames, max(1, count // clip_frames + 1)).round().astype(int))
     vae, meta = parts["vae"], json.loads((sample.folder / "meta.json").read_text())
     clips = torch.stack([to_pixels(sample.frames[start : start + clip_frames]) for start in starts])
@@ -88,6 +83,13 @@ def speech_rows(sample: Sample, parts: dict[str, Any]) -> Tensor:
     )
     count = len(sample.frames)
     return rows[0:count][torch.arange(-2, count + 2).clamp(0, count - 1)].float()
+
+
+def check_length(sample: Sample, clip_frames: int) -> None:
+    """Raises UserError for a sample shorter than a training clip."""
+    count = len(sample.frames)
+    if count < max(clip_frames, REFERENCES):
+        raise UserError(f"{sample.folder}: has {count} frames, too few for clip_frames {clip_frames}; draw longer ones")
 
 
 def write_prepared(

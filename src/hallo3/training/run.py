@@ -1,5 +1,6 @@
 """One phase of training on a bundle: the trainer behind `hallo3 train`, and behind the embedded bundle's recipe."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -10,12 +11,13 @@ from torch import Tensor, nn
 from hallo3.errors import UserError
 from hallo3.networks.planar import use_planes
 from hallo3.sampling.scheduler import Hallo3DPMScheduler
+from hallo3.studio.dataset import check_settings
 from hallo3.training.config import Training
 from hallo3.training.data import Sample, open_samples
 from hallo3.training.loop import Log, Loop, StepRandom, load_average
 from hallo3.training.parallel import rank, share
 from hallo3.training.phases import Phase, choose_parameters, phase_loss
-from hallo3.training.prepare import Prepared, draw_batch, write_prepared
+from hallo3.training.prepare import Prepared, check_length, draw_batch, write_prepared
 
 EVERY = 20  # prepared clips between two lines
 
@@ -68,8 +70,16 @@ def prepare_samples(
     seed: int,
     log: Log = print,
 ) -> None:
-    """Writes what does not change in training, for those samples that lack it; every process does its share."""
+    """Writes what does not change in training, for those samples that lack it; every process does its share.
+
+    Raises UserError for a folder that was prepared for another VAE or other clips, and for samples too short for one.
+    """
+    for sample in samples:
+        check_length(sample, clip_frames)
     parts = dict(components)
+    folder.mkdir(parents=True, exist_ok=True)
+    made_with = {"clip_frames": clip_frames, "text_length": text_length, "seed": seed, "vae": digest(parts["vae"])}
+    check_settings(folder / "prepared.json", made_with)
     parts["face_encoder"] = getattr(parts["face_encoder"], "encoder", parts["face_encoder"])
     missing = [s for s in share(samples) if not (folder / f"{s.folder.name}.npz").exists()]
     use_planes(parts["vae"])
@@ -77,6 +87,14 @@ def prepare_samples(
         write_prepared(sample, folder, parts, clip_frames, text_length, seed)
         if (number + 1) % EVERY == 0 or number + 1 == len(missing):
             log(f"prepared {number + 1} of {len(missing)}")
+
+
+def digest(module: nn.Module) -> str:
+    """Tells weights apart: latents of one VAE mean nothing to another."""
+    found = hashlib.blake2b(digest_size=8)
+    for value in module.state_dict().values():
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def usable_samples(samples: list[Sample], folder: Path, phase: Phase) -> list[Prepared]:
