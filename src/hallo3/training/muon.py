@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hallo3.training.parallel import add_up, processes, rank
+
 # Quintic Newton-Schulz iteration: brings every singular value near 1 in five steps.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -24,6 +26,18 @@ def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
     return x if wide else x.transpose(1, 2)
 
 
+def orthogonal_shared(batches: list[Tensor]) -> list[Tensor]:
+    """`orthogonal` of each batch. Of several processes, which hold the same, each computes some and all get the sum."""
+    found = []
+    for number, matrices in enumerate(batches):
+        rows = [row for row in range(len(matrices)) if (number + row) % processes() == rank()]
+        updates = torch.zeros_like(matrices)
+        if rows:
+            updates[rows] = orthogonal(matrices[rows])
+        found.append(updates)
+    return add_up(found)
+
+
 class Muon(torch.optim.Optimizer):
     """Steps of Nesterov momentum whose matrix is made orthogonal, scaled to the size of an Adam step.
 
@@ -38,18 +52,21 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step; matrices of one shape are made orthogonal together."""
+        """One step; matrices of one shape are made orthogonal together, and every process does its share of them."""
         for group in self.param_groups:
-            shapes: dict[torch.Size, list[Tensor]] = {}
+            shapes: dict[tuple[int, ...], list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    shapes.setdefault(parameter.shape, []).append(parameter)
-            for shape, parameters in shapes.items():
-                matrices = torch.stack([self._momentum(p, group["momentum"]).flatten(1) for p in parameters])
-                updates = orthogonal(matrices).unflatten(2, shape[1:])
-                size = 0.2 * max(matrices.shape[1:]) ** 0.5
+                    shapes.setdefault(tuple(parameter.shape), []).append(parameter)
+            matrices = [
+                torch.stack([self._momentum(p, group["momentum"]).flatten(1) for p in parameters])
+                for parameters in shapes.values()
+            ]
+            for parameters, updates in zip(shapes.values(), orthogonal_shared(matrices), strict=True):
+                size = 0.2 * max(updates.shape[1:]) ** 0.5
                 for parameter, update in zip(parameters, updates, strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * size)
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(update.view_as(parameter), alpha=-group["lr"] * size)
 
     def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
         state = self.state[parameter]

@@ -19,24 +19,35 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def processes() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def share(items: list[Any]) -> list[Any]:
     """The items that are this process's to work on; all of them alone."""
-    return items[rank() :: dist.get_world_size()] if dist.is_initialized() else items
+    return items[rank() :: processes()]
 
 
 @torch.no_grad()
+def add_up(tensors: list[Tensor]) -> list[Tensor]:
+    """The tensors' sums over all processes, in one exchange; alone the tensors themselves."""
+    if not dist.is_initialized():
+        return tensors
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Averages gradients over all processes. A parameter without a gradient counts as zero; alone nothing happens."""
     if not dist.is_initialized():
         return
     owners = list(parameters)
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in owners]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    parts: list[Tensor] = list(flat.split([gradient.numel() for gradient in gradients]))
-    for parameter, part in zip(owners, parts, strict=True):
-        parameter.grad = part.view_as(parameter)
+    totals = add_up([torch.zeros_like(p) if p.grad is None else p.grad for p in owners])
+    for parameter, total in zip(owners, totals, strict=True):
+        parameter.grad = total.div_(processes())
 
 
 def run_processes(count: int, function: Callable[..., None], *arguments: Any) -> None:
