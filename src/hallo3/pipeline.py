@@ -19,9 +19,10 @@ from .conditions import face as faces
 from .conditions import motion, text
 from .conditions.portrait import Framing, frame_portrait
 from .conditions.speech import SpeechWindows, clip_windows, encode_speech, num_clips, num_video_frames, speech_windows
+from .errors import UserError
 from .media.images import read_image
 from .media.sound import read_speech
-from .networks.conditions import DenoiserConditions
+from .networks.conditions import Condition, DenoiserConditions
 from .networks.denoiser import Hallo3Transformer3DModel
 from .networks.planar import use_planes
 from .networks.reference import ReferenceNetwork
@@ -37,7 +38,8 @@ class Performance:
 
     portrait: (1, 3, H, W) in [-1, 1]; text_embeds: (1, L, c); windows: (frames, 5, 12, c), read clip by clip;
     references: the reference network's features, one (1, n, d) a layer, of the portrait (True) and of the dropped
-    reference (False), as far as the guidance branches need them; num_frames: of the video, num_clips: that it takes.
+    reference (False), as far as the guidance branches need them, and None in a bundle without a reference network;
+    num_frames: of the video, num_clips: that it takes.
     """
 
     seed: int
@@ -48,7 +50,7 @@ class Performance:
     face: faces.FaceCondition
     text_embeds: torch.Tensor
     windows: SpeechWindows
-    references: dict[bool, list[torch.Tensor]]
+    references: dict[bool, list[torch.Tensor] | None]
     num_frames: int
     num_clips: int
     notices: tuple[str, ...]
@@ -77,11 +79,11 @@ class Hallo3Output(BaseOutput):
 
 @dataclass(frozen=True)
 class LastingConditions:
-    """Keys and values of every layer that a whole video shares (see `DenoiserConditions`)."""
+    """What a whole video shares of the denoiser's conditions (see `DenoiserConditions`)."""
 
-    reference: dict[bool, list[torch.Tensor]]
-    face: list[torch.Tensor]
-    no_speech: list[torch.Tensor]
+    reference: dict[bool, list[torch.Tensor] | None]
+    face: Condition
+    no_speech: Condition
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,12 @@ class Hallo3Pipeline(DiffusionPipeline):
     """Talking portraits (Hallo3): `pipeline(portrait, speech, prompt=...)` gives all frames, `.stream(...)` clips.
 
     The configuration holds the sizes the weights were trained for (pixels, frames a clip, motion frames, text length),
-    and the steps and scales of guidance that suit them.
+    and the steps and scales of guidance that suit them. `reference_network` is None where the denoiser takes no
+    reference (`identity_conditioning`).
     """
 
     transformer: Hallo3Transformer3DModel
-    reference_network: ReferenceNetwork
+    reference_network: ReferenceNetwork | None
     vae: AutoencoderKLCogVideoX
     text_encoder: T5EncoderModel
     tokenizer: PreTrainedTokenizerBase
@@ -119,12 +122,13 @@ class Hallo3Pipeline(DiffusionPipeline):
     face_encoder: faces.FaceAnalyzer
     config: Any
 
+    _optional_components = ["reference_network"]  # noqa: RUF012
     model_cpu_offload_seq = "text_encoder->speech_encoder->reference_network->transformer->vae"
 
     def __init__(
         self,
         transformer: Hallo3Transformer3DModel,
-        reference_network: ReferenceNetwork,
+        reference_network: ReferenceNetwork | None,
         vae: AutoencoderKLCogVideoX,
         text_encoder: T5EncoderModel,
         tokenizer: PreTrainedTokenizerBase,
@@ -144,6 +148,10 @@ class Hallo3Pipeline(DiffusionPipeline):
         reference_scale: float = 1.0,
     ) -> None:
         super().__init__()
+        if transformer.identity.reference and reference_network is None:
+            raise UserError("this bundle's denoiser needs a reference network; add it with `hallo3 convert --denoiser`")
+        if motion_frames >= num_frames:
+            raise UserError(f"motion_frames is {motion_frames}, num_frames {num_frames}; a clip must be longer")
         self.register_modules(
             transformer=transformer,
             reference_network=reference_network,
@@ -217,8 +225,7 @@ class Hallo3Pipeline(DiffusionPipeline):
         guidance = guidance or self.guidance
         canvas, placed = frame_portrait(portrait, self.config.sample_height, self.config.sample_width, framing)
         words, text_notices = self._encode_text(prompt)
-        face = faces.condition_face(
-            self.face_encoder,
+        face = self._find_face(
             canvas,
             face_box=placed.to_canvas(face_box) if face_box else None,
             no_face=no_face,
@@ -242,16 +249,26 @@ class Hallo3Pipeline(DiffusionPipeline):
             notices=(*face.notices, *text_notices),
         )
 
+    def _find_face(self, canvas: np.ndarray, **options: Any) -> faces.FaceCondition:
+        """The person's face (see `condition_face`); not searched for where no network is told of it."""
+        identity = self.transformer.identity
+        if identity.face is None and not identity.reference:
+            height, width = canvas.shape[:2]
+            return faces.FaceCondition(np.zeros(0, np.float32), (0.0, 0.0, width, height))
+        return faces.condition_face(self.face_encoder, canvas, **options)
+
     def _encode_text(self, prompt: str) -> tuple[torch.Tensor, tuple[str, ...]]:
         return text.encode_prompt(prompt, self.tokenizer, self.text_encoder, self.config.text_length)
 
     def _references(
         self, canvas: np.ndarray, face: faces.FaceCondition, seed: int, wanted: set[bool]
-    ) -> dict[bool, list[torch.Tensor]]:
+    ) -> dict[bool, list[torch.Tensor] | None]:
         """Per-layer features of the portrait (True) and of the dropped reference, a zero latent (False)."""
+        network = self.reference_network
+        if network is None or not self.transformer.identity.reference:
+            return dict.fromkeys(wanted)
         image = faces.black_outside(canvas, face.box)
         latent = motion.encode_reference_latents(self.vae, image, derived_generator(seed, "reference"))
-        network = self.reference_network
         doubled = torch.cat([latent, latent], dim=2).to(self._execution_device, network.dtype)
         empty = torch.zeros(1, self.config.text_length, network.config.text_embed_dim).to(doubled)
         return {kept: network(doubled if kept else torch.zeros_like(doubled), empty) for kept in wanted}
@@ -293,13 +310,17 @@ class Hallo3Pipeline(DiffusionPipeline):
         network, k = self.transformer, self.transformer.config
         shape = (1, self.config.num_frames, k.speech_window, k.speech_blocks, k.speech_channels)
         silence = torch.zeros(shape, device=self._execution_device, dtype=network.dtype)
+        seen, face = performance.references, self._face_embedding(performance)
         return LastingConditions(
-            reference={kept: network.prepare_reference(found) for kept, found in performance.references.items()},
-            face=network.prepare_face(self._face_embedding(performance)),
+            reference={kept: None if x is None else network.prepare_reference(x) for kept, x in seen.items()},
+            face=None if face is None else network.prepare_face(face),
             no_speech=network.prepare_speech(silence),
         )
 
-    def _face_embedding(self, performance: Performance) -> torch.Tensor:
+    def _face_embedding(self, performance: Performance) -> torch.Tensor | None:
+        """The face embedding (1, c); None for a denoiser that takes none."""
+        if self.transformer.identity.face is None:
+            return None
         embedding = torch.from_numpy(performance.face.embedding)[None]
         return embedding.to(self._execution_device, self.transformer.dtype)
 
@@ -325,7 +346,7 @@ class Hallo3Pipeline(DiffusionPipeline):
         inputs = []
         for branch in branches(performance.guidance):
             if lasting is None:
-                given = {
+                given: dict[str, Any] = {
                     "speech": windows if branch.speech else torch.zeros_like(windows),
                     "face": self._face_embedding(performance),
                     "reference": performance.references[branch.reference],

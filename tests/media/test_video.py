@@ -17,7 +17,7 @@ from hallo3.errors import UserError
 from hallo3.media.fragments import boxes
 from hallo3.media.provenance import provenance_tags, read_provenance
 from hallo3.media.sound import speech_from_samples
-from hallo3.media.video import VideoWriter, probe, read_video
+from hallo3.media.video import VideoWriter, probe, read_video, stream_frames
 
 WIDTH, HEIGHT = 64, 48
 CLIPS = [9, 12, 12, 5]
@@ -459,3 +459,14 @@ def test_damaged_copies_give_a_video_or_a_user_error(tmp_path, whole):
 
     for data in whole:
         assert only_user_errors(tmp_path / "a.mp4", data, read) > 0
+
+
+@pytest.mark.parametrize(("fps", "shown"), [(50, [0, 2, 4, 6, 8]), (25, list(range(10))), (12.5, [0, 0, 1, 1, 2, 2])])
+def test_frames_at_another_rate(tmp_path, fps, shown):
+    frames = np.repeat(np.arange(10, dtype=np.uint8) * 25, 32 * 48 * 3).reshape(10, 32, 48, 3)
+    with VideoWriter(tmp_path / "video.mp4", 48, 32, fps=Fraction(fps), crf=1) as writer:
+        writer.write_clip(frames)
+        writer.finish()
+    found = [round(float(frame.mean()) / 25) for frame in stream_frames(tmp_path / "video.mp4", fps=25)]
+    assert found[: len(shown)] == shown
+    assert len(found) == round(10 / fps * 25)

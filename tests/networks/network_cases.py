@@ -78,7 +78,7 @@ def randomise(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return network
 
 
-def tiny_denoiser(**changes: int) -> Hallo3Transformer3DModel:
+def tiny_denoiser(**changes: int | str) -> Hallo3Transformer3DModel:
     return randomise(Hallo3Transformer3DModel(**TINY | changes)).eval()
 
 

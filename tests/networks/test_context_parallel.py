@@ -10,13 +10,14 @@ GRID = {"frames": 3, "rows": 2, "columns": 5, "words": 4}
 
 
 @torch.no_grad()
-def predict(rank: int, folder: str) -> None:
+def predict(rank: int, folder: str, variant: dict[str, str]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     from diffusers import ContextParallelConfig
 
-    denoiser = tiny_denoiser()
+    denoiser = tiny_denoiser(**variant)
     inputs, given = tiny_inputs(denoiser.config, **GRID)
+    given = {name: value for name, value in given.items() if not variant or name != "reference"}
     torch.accelerator.device_count = lambda: 2  # diffusers divides by it, and a CPU has none
     denoiser.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
     tokens = []
@@ -28,11 +29,13 @@ def predict(rank: int, folder: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("variant", [{}, {"speech_conditioning": "norm", "identity_conditioning": "face_norm"}])
 @torch.no_grad()
-def test_two_processes_equal_one(tmp_path):
-    mp.spawn(predict, (str(tmp_path),), nprocs=2)
-    denoiser = tiny_denoiser()
+def test_two_processes_equal_one(tmp_path, variant):
+    mp.spawn(predict, (str(tmp_path), variant), nprocs=2)
+    denoiser = tiny_denoiser(**variant)
     inputs, given = tiny_inputs(denoiser.config, **GRID)
+    given = {name: value for name, value in given.items() if not variant or name != "reference"}
     expected = denoiser(*inputs, **given)
     for rank in range(2):
         exact, prepared, tokens = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
@@ -40,3 +43,11 @@ def test_two_processes_equal_one(tmp_path):
         assert_agree(prepared, expected)
         # Each has half the tokens of every latent frame, and half the text.
         assert tokens[:2] == [torch.Size([3, 5]), torch.Size([2])]
+
+
+def test_speech_in_the_joint_attention_is_refused():
+    from diffusers import ContextParallelConfig
+
+    denoiser = tiny_denoiser(speech_conditioning="joint")
+    with pytest.raises(ValueError, match="speech_conditioning is 'joint'"):
+        denoiser.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))

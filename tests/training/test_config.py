@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from hallo3.errors import UserError
-from hallo3.training.config import read_training
+from hallo3.training.config import Lora, Training, VaeTraining, read_training
 from hallo3.training.explain import empty_networks, explain, measured_speed
+from hallo3.training.vae import make_vae
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PLACES = ["data=clips", "out=run"]
@@ -78,6 +79,26 @@ def test_explained_numbers_are_those_of_the_networks(tiny_bundle: Path) -> None:
     assert twice.operations == 2 * identity.operations and twice.activations > 1.9 * identity.activations
     saving = explain(first.model_copy(update={"activation_checkpointing": True}), cpu)
     assert saving.operations > identity.operations and saving.activations < identity.activations
+
+    adapted = explain(second.model_copy(update={"lora": Lora(rank=1)}), cpu)
+    assert 0 < adapted.trained < speech.trained and adapted.optimizer == 16 * adapted.trained
+
+
+def test_a_vae_is_explained_and_its_file_is_one() -> None:
+    training = read_training(CONFIGS / "vae.yaml", PLACES)
+    assert isinstance(training, VaeTraining) and training.loss.colour == 2.0
+    found = explain(training, torch.device("cpu"))
+    assert found.trained == sum(p.numel() for p in make_vae().parameters()) and found.frozen == 0
+    assert {group.name for group in found.groups} == {"vae.encoder", "vae.decoder"}
+    larger = explain(training.model_copy(update={"crop": 128}), torch.device("cpu"))
+    assert larger.operations == pytest.approx(4 * found.operations, rel=0.01)
+    with pytest.raises(UserError, match=r"loss\.nois"):
+        read_training(CONFIGS / "vae.yaml", [*PLACES, "loss.nois=1"])
+
+
+def test_adapters_are_a_training() -> None:
+    training = read_training(CONFIGS / "lora.yaml", PLACES)
+    assert isinstance(training, Training) and training.lora == Lora(rank=64, alpha=64)
 
 
 def test_speed_is_that_of_this_machine() -> None:

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from hallo3.errors import UserError
-from hallo3.training.loop import Loop, LoopSettings, StepRandom, checkpoints, load_average
+from hallo3.training.checkpoints import checkpoints, load_average
+from hallo3.training.loop import Loop, LoopSettings, StepRandom
 from hallo3.training.muon import Muon, orthogonal
 
 
@@ -46,7 +47,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, optimiz
 def test_a_run_that_is_killed_while_it_saves_goes_on_from_the_checkpoint_before(tmp_path):
     _, loop = make(tmp_path)
     loop.run(until=4)
-    (tmp_path / "checkpoint-0000008.tmp").write_bytes(b"half of a checkpo")
+    (tmp_path / "checkpoint-0000008.part").mkdir()
+    (tmp_path / "checkpoint-0000008.part" / "part-0-of-1.pt").write_bytes(b"half of a checkpo")
     _, again = make(tmp_path)
     assert again.step == 4
 
@@ -54,7 +56,7 @@ def test_a_run_that_is_killed_while_it_saves_goes_on_from_the_checkpoint_before(
 def test_only_the_last_checkpoints_stay(tmp_path):
     _, loop = make(tmp_path, keep=2)
     loop.run()
-    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-0000008.pt", "checkpoint-0000012.pt"]
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-0000008", "checkpoint-0000012"]
 
 
 def test_training_lowers_the_loss_and_the_average_follows(tmp_path):

@@ -15,8 +15,9 @@ import tiny
 from hallo3.errors import UserError
 from hallo3.pipeline import Hallo3Pipeline
 from hallo3.studio.dataset import Material, write_dataset
+from hallo3.training.checkpoints import Checkpoint, checkpoints
 from hallo3.training.config import Training
-from hallo3.training.loop import LoopSettings, checkpoints
+from hallo3.training.loop import LoopSettings
 from hallo3.training.run import train
 
 CONFIG = """
@@ -64,7 +65,8 @@ def changed(training: Training, **values: Any) -> Training:
 
 
 def weights(training: Training) -> dict[str, torch.Tensor]:
-    return torch.load(checkpoints(training.out)[-1], weights_only=True)["parameters"]
+    saved = Checkpoint(checkpoints(training.out)[-1])
+    return {name: saved[f"parameters/{name}"] for name in saved.below("parameters")}
 
 
 def losses(training: Training) -> list[float]:

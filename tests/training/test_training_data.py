@@ -1,10 +1,12 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from hallo3.errors import UserError
 from hallo3.training.data import Photographs, Sample, box_mask, cut_clip, open_samples, to_pixels
 from hallo3.training.prepare import latent_mouth
 
@@ -25,6 +27,42 @@ def write_sample(folder, frames=9, height=64, width=96):
 def sample(tmp_path):
     write_sample(tmp_path / "000000")
     return open_samples(tmp_path)[0]
+
+
+def test_clips_that_cannot_be_read_are_left_out_and_named(tmp_path, capsys):
+    for number in range(8):
+        write_sample(tmp_path / f"{number:06d}")
+    with (tmp_path / "000001" / "frames.npy").open("rb+") as file:
+        file.truncate(5000)
+    (tmp_path / "000002" / "truth.npz").unlink()
+    np.save(tmp_path / "000003" / "frames.npy", np.zeros((5, 64, 96, 3), np.uint8))
+    (tmp_path / "000004" / "meta.json").write_text("{")
+    np.savez(tmp_path / "000005" / "truth.npz", mouth_box=np.zeros((9, 4)), opening=np.zeros(9))
+    boxes = np.full((9, 4), np.nan)
+    np.savez(tmp_path / "000006" / "truth.npz", mouth_box=boxes, face_box=boxes, opening=np.zeros(9))
+    (tmp_path / "000007" / "truth.npz").write_bytes(b"")
+    said = []
+    assert [sample.folder.name for sample in open_samples(tmp_path, said.append)] == ["000000"]
+    assert len(said) == 8 and not any("\n" in line for line in said)
+    for number in range(1, 8):
+        assert f"{number:06d}: " in said[number - 1]
+    assert "speech, opening, mouth_box, face_box" in said[2] and "mouth_box, face_box" in said[5]
+    assert said[-1].endswith("7 of 8 clips are left out")
+    assert len(open_samples(tmp_path)) == 1
+    assert capsys.readouterr().err.splitlines() == said
+    (tmp_path / "000000" / "speech.npy").unlink()
+    with pytest.raises(UserError, match="none of its 8 clips"):
+        open_samples(tmp_path, said.append)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files as Linux shows them")
+def test_many_clips_hold_no_file_open(tmp_path):
+    for number in range(3):
+        write_sample(tmp_path / f"{number:06d}")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    samples = open_samples(tmp_path)
+    assert [sample.frames.shape for sample in samples] == [(9, 64, 96, 3)] * 3
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_masks_count_the_share_of_a_pixel():

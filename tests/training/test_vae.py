@@ -3,9 +3,14 @@ import pytest
 import torch
 from diffusers import AutoencoderKLCogVideoX
 
+from hallo3.bundles.layout import load_components
+from hallo3.errors import UserError
 from hallo3.networks.planar import use_planes
+from hallo3.studio.dataset import Material, write_dataset
+from hallo3.training.config import VaeTraining
 from hallo3.training.loop import LoopSettings, StepRandom
 from hallo3.training.vae import EMBEDDED_VAE, VaeSettings, fold_scale, latent_deviations, make_vae, train_vae, vae_loss
+from hallo3.training.vae_run import train_vae_file
 from hallo3.training.vae_start import start_vae
 
 
@@ -93,3 +98,27 @@ def test_the_mouth_weighs_more(vae):
         plain = vae_loss(vae, (video, none), settings, StepRandom.at(0, 0))[0]
         weighted = vae_loss(vae, (video, everywhere), settings, StepRandom.at(0, 0))[0]
     assert float(weighted) > 2 * float(plain)
+
+
+def test_a_file_trains_a_vae_killed_or_not_into_a_partial_bundle(tmp_path, recordings):
+    from hallo3.bundles.index import read_index
+
+    write_dataset(
+        tmp_path / "data", 2, 0, split="train", frames=9, height=64, width=96, material=Material.find(recordings)
+    )
+    loop = LoopSettings(steps=10, optimizer="muon", learning_rate=2e-3, muon_rate=5e-3, save_every=4, log_every=1)
+    settings = {"data": tmp_path / "data", "crop": 32, "loss": VaeSettings(), "loop": loop}
+    whole = VaeTraining(out=tmp_path / "whole", **settings)
+    bundle = train_vae_file(whole, log=lambda line: None)
+    cut = VaeTraining(out=tmp_path / "cut", **settings)
+    assert train_vae_file(cut, lambda line: None, until=6) == cut.out
+    files = [bundle, train_vae_file(cut, log=lambda line: None)]
+    first, second = (load_components(folder, ["vae"])["vae"].state_dict() for folder in files)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert set(read_index(bundle).parts) == {"vae"}
+    again = VaeTraining(out=tmp_path / "again", start=str(bundle), **settings | {"loop": LoopSettings(steps=1)})
+    train_vae_file(again, log=lambda line: None)
+    with pytest.raises(UserError, match="smaller than clip_frames and crop"):
+        train_vae_file(VaeTraining(out=tmp_path / "large", **settings | {"crop": 128}))
+    with pytest.raises(UserError, match="sizes"):
+        train_vae_file(VaeTraining(out=tmp_path / "odd", sizes={"widths": 3}, **settings))

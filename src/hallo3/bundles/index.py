@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..networks.variants import sees_reference
 from ..version import __version__
 from .parts import INDEX, PARTS, Part, read_json
 
@@ -35,16 +36,18 @@ class Index:
     """What `model_index.json` says.
 
     parts: name → (module, class) of every part that is there. config: the pipeline's configuration. notes: keys with a
-    leading underscore, which no loader reads (version, where the weights came from).
+    leading underscore, which no loader reads (version, where the weights came from). needless: parts that are not there
+    because the denoiser takes nothing of them.
     """
 
     parts: Mapping[str, tuple[str, str]]
     config: Mapping[str, Any]
     notes: Mapping[str, Any] = field(default_factory=dict)
+    needless: tuple[str, ...] = ()
 
     @property
     def missing(self) -> tuple[str, ...]:
-        return tuple(name for name in PARTS if name not in self.parts)
+        return tuple(name for name in PARTS if name not in self.parts and name not in self.needless)
 
 
 def read_index(folder: str | Path) -> Index:
@@ -60,14 +63,25 @@ def read_index(folder: str | Path) -> Index:
         raise UserError(
             f"{path}: describes a {values.get('_class_name')}, not a {PIPELINE_CLASS}; convert it with `hallo3 convert`"
         )
-    parts = {name: _read_pair(path, PARTS[name], values[name]) for name in PARTS if name in values}
+    pairs = {name: _read_pair(path, PARTS[name], values[name]) for name in PARTS if name in values}
+    parts = {name: pair for name, pair in pairs.items() if pair is not None}
     return Index(
-        parts={name: pair for name, pair in parts.items() if pair is not None},
+        parts=parts,
         config={
             name: default if values.get(name) is None else values[name] for name, default in _defaults(path, values)
         },
         notes={name: value for name, value in values.items() if name.startswith("_")},
+        needless=_needless(parts, folder),
     )
+
+
+def _needless(parts: Mapping[str, tuple[str, str]], *folders: Path) -> tuple[str, ...]:
+    """The reference network, where it is not among `parts` and the denoiser in the first of `folders` takes none."""
+    found = [folder / "transformer" / "config.json" for folder in folders]
+    config = next((path for path in found if path.is_file()), None)
+    if "reference_network" in parts or "transformer" not in parts or config is None:
+        return ()
+    return () if sees_reference(read_json(config)) else ("reference_network",)
 
 
 def _defaults(path: Path, values: Mapping[str, Any]) -> Iterable[tuple[str, int | float]]:
@@ -99,17 +113,20 @@ def write_index(
     parts: Mapping[str, tuple[str, str]],
     config: Mapping[str, Any] | None = None,
     notes: Mapping[str, Any] | None = None,
+    beside: Path | None = None,
 ) -> None:
     """Writes `model_index.json` atomically.
 
     parts: name → (module, class), see `PARTS`; those left out are listed as missing. config: pipeline configuration,
-    published defaults where a value is not given. notes: further keys, with a leading underscore.
+    published defaults where a value is not given. notes: further keys, with a leading underscore. beside: the folder
+    that holds the parts which are not in `folder`.
     """
     unknown = (set(parts) - set(PARTS)) | (set(config or {}) - set(PUBLISHED_CONFIG))
     if unknown:
         raise ValueError(f"not parts or settings of a bundle: {sorted(unknown)}")
     values: dict[str, Any] = {"_class_name": PIPELINE_CLASS, "_hallo3_version": __version__, **(notes or {})}
-    values[MISSING_KEY] = [name for name in PARTS if name not in parts]
+    needless = _needless(parts, Path(folder), beside or Path(folder))
+    values[MISSING_KEY] = [name for name in PARTS if name not in parts and name not in needless]
     values.update({name: list(parts.get(name, (None, None))) for name in PARTS})
     values.update(PUBLISHED_CONFIG | dict(config or {}))
     path = Path(folder) / INDEX
@@ -133,4 +150,4 @@ def extend_index(
     """Writes into `stage` the index of the bundle in `folder` (which may not exist yet) with `parts` added."""
     old = read_index(folder) if (folder / INDEX).exists() else Index({}, {})
     kept = {name: value for name, value in old.notes.items() if name not in ("_class_name", "_hallo3_version")}
-    write_index(stage, {**old.parts, **parts}, {**old.config, **(config or {})}, kept | dict(notes or {}))
+    write_index(stage, {**old.parts, **parts}, {**old.config, **(config or {})}, kept | dict(notes or {}), folder)

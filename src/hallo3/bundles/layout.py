@@ -35,13 +35,13 @@ __all__ = [
 
 
 def check_bundle(folder: Path, wanted: Iterable[str], optional: Iterable[str] = ()) -> list[str]:
-    """Which of the wanted parts are there and whole, reading headers only.
+    """Which of the wanted parts are there and whole, reading headers only. Needless ones (`Index`) may be missing.
 
     Raises UserError when one is missing that is not optional, or when a file is missing, cut short or broken.
     """
     index = read_index(folder)
     absent = [name for name in wanted if name not in index.parts]
-    lacking = [name for name in absent if name not in set(optional)]
+    lacking = [name for name in absent if name not in {*optional, *index.needless}]
     if lacking:
         options = " ".join(dict.fromkeys(PARTS[name].option for name in lacking))
         raise UserError(
@@ -69,7 +69,7 @@ def load_components(
         path_or_name: A folder, a name on this machine (`embedded`) or a hub repository in this layout.
         parts: Which parts; all by default.
         torch_dtype: Number format of the weights; float32 by default, "auto" for that of the files.
-        optional: Parts that may be missing; they come back as None.
+        optional: Parts that may be missing; they come back as None, as those do that the denoiser takes nothing of.
         local_files_only: Never ask the hub.
         revision: Of a hub repository.
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import UserError
+from ..networks.variants import DEFAULT_IDENTITY, DEFAULT_SPEECH
 from .index import read_index
 from .layout import load_components, stored_dtype
 from .parts import PARTS, read_header
@@ -182,6 +183,16 @@ def _references(recording: _Recording, network: Any) -> list[Tensor]:
     return network(torch.cat([latents, latents], dim=2), text)
 
 
+def _unlike_recorded(network: Any) -> str | None:
+    """Why a denoiser can't compute what was recorded: there is none, or it is conditioned otherwise."""
+    if network is None:
+        return "the bundle has no transformer"
+    kinds = (network.config.speech_conditioning, network.config.identity_conditioning)
+    if kinds == (DEFAULT_SPEECH, DEFAULT_IDENTITY):
+        return None
+    return f"the transformer is conditioned by {kinds[0]} and {kinds[1]}, the recorded one as published"
+
+
 def _transformer(recording: _Recording, parts: Mapping[str, Any]) -> Iterator[Result]:
     names = recording.numbered("reference_features.")
     features = [recording[name] for name in names]
@@ -193,9 +204,9 @@ def _transformer(recording: _Recording, parts: Mapping[str, Any]) -> Iterator[Re
             raise ValueError(f"{len(names)} recorded layers, the reference network has {len(features)}")
         yield from (recording.check(name, feature) for name, feature in zip(names, features, strict=True))
     network = parts["transformer"]
-    if network is None:
+    if (reason := _unlike_recorded(network)) is not None:
         outputs = ("audio_tokens", "face_tokens", "output")
-        yield from (recording.skip(name, "the bundle has no transformer") for name in outputs)
+        yield from (recording.skip(name, reason) for name in outputs)
         return
     yield recording.check("audio_tokens", network.speech_projection(recording["audio_embeds"]))
     yield recording.check("face_tokens", network.face_projection(recording["face_embeds"]))
@@ -214,6 +225,8 @@ def _sampler(recording: _Recording, parts: Mapping[str, Any]) -> Iterator[Result
     conditions = recording.path.with_name("transformer_io.safetensors")
     if lacking:
         yield recording.skip("final_latents", f"the bundle has no {' and no '.join(lacking)}")
+    elif (reason := _unlike_recorded(parts["transformer"])) is not None:
+        yield recording.skip("final_latents", reason)
     elif not conditions.exists():
         yield recording.skip("final_latents", f"{conditions.name}, which holds its conditions, is not beside it")
     else:

@@ -1,5 +1,7 @@
 """`hallo3 studio`: drawn talking portraits whose truth is known."""
 
+import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,6 +127,51 @@ def dataset(
             report=report,
         )
     print(f"{out}: {count} clips, {new} of them new")
+
+
+@app.command("import")
+def import_videos(
+    folder: Annotated[Path, typer.Argument(help="Holds videos/NAME.mp4 and caption/NAME.txt.")],
+    out: Annotated[Path, Option(help="Folder of the dataset; made if it is not there.")],
+    bundle: Annotated[str, Option(help="Bundle that finds the faces and whose size the clips get.")] = "embedded",
+    frames: Annotated[int, Option(min=5, max=1001, help="Frames of a clip, at 25 a second: 4k + 1.")] = 49,
+    size: Annotated[
+        list[str] | None,
+        Option(help="HEIGHTxWIDTH of clips, several times for several shapes; else three.", show_default=False),
+    ] = None,
+) -> None:
+    """Cut videos of people who talk into clips to train on; an interrupted run goes on where it stopped."""
+    if frames % 4 != 1:
+        raise UserError(f"--frames {frames}: must be 4k + 1, such as 33 or 49")
+    sizes = [_size(text) for text in size or ()]
+
+    from ..bundles.index import read_index
+    from ..bundles.layout import load_components
+    from ..bundles.places import resolve
+    from ..training.imported import bucket_sizes, find_videos
+    from ..training.imported import import_videos as cut_videos
+    from .progress import counted
+
+    find_videos(folder)
+    if not sizes:
+        config = read_index(resolve(bundle, parts=["face_encoder"])).config
+        sizes = list(bucket_sizes(config["sample_height"], config["sample_width"]))
+    analyzer = load_components(bundle, ["face_encoder"])["face_encoder"]
+    with counted("videos") as report:
+        done = cut_videos(folder, out, analyzer, sizes=sizes, frames=frames, report=report)
+    for note in done.notes:
+        print(f"left out: {' '.join(note.split())}", file=sys.stderr)
+    if not done.clips:
+        raise UserError(f"{folder}: no clip came of its {done.skipped} videos, for the reasons above")
+    print(f"{out}: {done.clips} clips of {done.videos} videos, {done.skipped} skipped")
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{2,4})[x×](\d{2,4})", text)
+    height, width = (int(found[1]), int(found[2])) if found else (0, 0)
+    if height % 16 or width % 16 or not (32 <= height <= 2160 and 32 <= width <= 3840):
+        raise UserError(f"--size {text}: give HEIGHTxWIDTH in multiples of 16, such as 128x192")
+    return height, width
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`hallo3 train`: both phases, from a file of settings."""
+"""`hallo3 train`: both phases and the VAE, from a file of settings."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def command(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Settings in YAML; configs/ has both phases.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="Settings in YAML; configs/ has both phases, adapters, a VAE.")
+    ],
     settings: Annotated[
         list[str] | None,
         typer.Argument(metavar="NAME=VALUE …", help="Settings that win over the file: data=clips loop.steps=500"),
@@ -22,22 +24,37 @@ def command(
         bool, typer.Option("--explain", help="Show what would train, memory and time; load nothing, train nothing.")
     ] = False,
 ) -> None:
-    """Train the networks of a bundle on a dataset of `hallo3 studio dataset`.
+    """Train the networks of a bundle, or a VAE, on a dataset of `hallo3 studio`.
 
-    Checkpoints, metrics and, at the end, a bundle go to `out`. Stopped, the same command goes on where it was.
+    Checkpoints, metrics with their curves and, at the end, a bundle go to `out`. Stopped, the same command goes on
+    where it was. On several GPUs: torchrun --nproc-per-node=8 -m hallo3 train CONFIG …
     """
     from ..runtime.devices import choose_device
-    from ..training.config import read_training
+    from ..training.config import VaeTraining, read_training
 
     training = read_training(config, settings or ())
     if explain:
         from ..training.explain import explain as count
 
-        show(count(training, choose_device(training.device)))
+        show(count(training, choose_device(getattr(training, "device", "cpu"))))
         return
-    from ..training.run import train
+    from ..training.parallel import launched, rank
 
-    print(train(training, lambda line: print(line, file=sys.stderr, flush=True)))
+    with launched():
+        if isinstance(training, VaeTraining):
+            from ..training.vae_run import train_vae_file
+
+            bundle = train_vae_file(training, _say)
+        else:
+            from ..training.run import train
+
+            bundle = train(training, _say)
+        if rank() == 0:
+            print(bundle)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def show(found: "Explanation") -> None:

@@ -1,11 +1,12 @@
 """Writing a video clip by clip so that any interruption can be resumed, and reading videos back."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from io import FileIO
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -14,6 +15,7 @@ import av
 import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
+from av.filter import Graph
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -293,15 +295,17 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
         )
 
 
-def stream_frames(path: str | os.PathLike[str]) -> Iterator[NDArray[np.uint8]]:
+def stream_frames(path: str | os.PathLike[str], *, fps: int | None = None) -> Iterator[NDArray[np.uint8]]:
     """Decodes a video frame by frame: (H, W, 3) uint8 RGB, turned as its display mark says.
 
+    fps: frames a second to resample to, by dropping and repeating; none by default. Frames are repeated across gaps in
+    the time stamps, however long they claim to be: the caller decides when it has enough.
     Raises UserError for an unreadable file or one that is damaged on the way.
     """
     with open_media(path, "video") as container:
         stream = _video_stream(container, Path(path))
         reformatter = VideoReformatter()
-        for frame in container.decode(stream):
+        for frame in container.decode(stream) if fps is None else _at_rate(container.decode(stream), stream, fps):
             yield _to_rgb(frame, reformatter)
 
 
@@ -347,6 +351,16 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
 
 def _rate(stream: VideoStream) -> Fraction:
     return stream.average_rate or stream.guessed_rate or Fraction(25)
+
+
+def _at_rate(frames: Iterable[VideoFrame], stream: VideoStream, fps: int) -> Iterator[VideoFrame]:
+    graph = Graph()
+    graph.link_nodes(graph.add_buffer(template=stream), graph.add("fps", str(fps)), graph.add("buffersink")).configure()
+    for frame in chain(frames, (None,)):  # None: the end, after which the last ones come
+        graph.vpush(frame)
+        with suppress(av.BlockingIOError, av.EOFError):
+            while True:
+                yield graph.vpull()
 
 
 def _to_rgb(frame: VideoFrame, reformatter: VideoReformatter) -> NDArray[np.uint8]:

@@ -1,10 +1,11 @@
-"""Joint attention over text, video and reference tokens, and cross-attention to face or speech tokens.
+"""Joint attention over text, video and the tokens of conditions, and cross-attention to face or speech tokens.
 
 Both go through diffusers' attention dispatcher, so its backends and context parallelism apply. What a condition gives
 to a layer is one tensor, its *keys and values* `(..., m, 2, heads, head_dim)`; it does not depend on the sampling step
 and can be kept.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,24 +41,30 @@ def rotate(x: Tensor, rotary: Rotary) -> Tensor:
     return torch.view_as_real(torch.view_as_complex(x.float().unflatten(-1, (-1, 2))) * turns).flatten(-2).to(x.dtype)
 
 
+def normed_key_value(fused: Tensor, heads: int, norm_k: nn.Module) -> Tensor:
+    """Keys and values in one, `(…, 2·heads·head_dim)` → `(…, 2, heads, head_dim)`, the keys normed."""
+    key, value = fused.unflatten(-1, (2, heads, -1)).unbind(-3)
+    return torch.stack([norm_k(key), value], -3)
+
+
 class JointAttentionProcessor:
-    """Attention of text and video queries to text, video and reference keys."""
+    """Attention of text and video queries to the keys of text, video and what joins them."""
 
     _attention_backend = None
     _parallel_config = None
 
     def __call__(
-        self, attn: "JointAttention", video: Tensor, text: Tensor, rotary: Rotary, reference: Tensor | None
+        self, attn: "JointAttention", video: Tensor, text: Tensor, rotary: Rotary, joining: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
         text_q, text_k, text_v = attn.heads_of(attn.to_qkv(text))
         video_q, video_k, video_v = attn.heads_of(attn.to_qkv(video.flatten(1, 2)))
         tables = rotary[0].flatten(0, 1), rotary[1].flatten(0, 1)
         video_q, video_k = rotate(attn.norm_q(video_q), tables), rotate(attn.norm_k(video_k), tables)
         keys, values = [attn.norm_k(text_k), video_k], [text_v, video_v]
-        if reference is not None:
-            reference_k, reference_v = reference.expand(len(video), *reference.shape[1:]).unbind(2)
-            keys.append(reference_k)
-            values.append(reference_v)
+        for key_value in joining:
+            key, value = key_value.expand(len(video), *key_value.shape[1:]).unbind(2)
+            keys.append(key)
+            values.append(value)
         out = dispatch_attention_fn(
             torch.cat([attn.norm_q(text_q), video_q], 1),
             torch.cat(keys, 1),
@@ -102,10 +109,13 @@ class JointAttention(nn.Module, AttentionModuleMixin):
         return torch.stack([self.norm_k(key), value], -3)
 
     def forward(
-        self, video: Tensor, text: Tensor, rotary: Rotary, reference: Tensor | None = None
+        self, video: Tensor, text: Tensor, rotary: Rotary, joining: Sequence[Tensor] = ()
     ) -> tuple[Tensor, Tensor]:
-        """Video `(B, T, n, width)`, text `(B, L, width)`, keys and values of the reference → outputs for both."""
-        return self.processor(self, video, text, rotary, reference)
+        """Video `(B, T, n, width)` and text `(B, L, width)` → outputs for both.
+
+        joining: keys and values `(B, m, 2, heads, head_dim)` of further tokens, which have no outputs.
+        """
+        return self.processor(self, video, text, rotary, joining)
 
 
 class CrossAttentionProcessor:
@@ -157,9 +167,38 @@ class CrossAttention(nn.Module, AttentionModuleMixin):
 
     def key_value(self, tokens: Tensor, norm_k: nn.Module) -> Tensor:
         """Tokens `(B, g, m, token_dim)` → `(B, g, m, 2, heads, head_dim)`."""
-        key, value = self.to_kv(tokens).unflatten(-1, (2, self.heads, -1)).unbind(-3)
-        return torch.stack([norm_k(key), value], -3)
+        return normed_key_value(self.to_kv(tokens), self.heads, norm_k)
 
     def forward(self, video: Tensor, key_value: Tensor, rotary: Rotary, norm_q: nn.Module) -> Tensor:
         """Video `(B, T, n, width)` → `(B, T, n, width)`; `g` is T (own tokens for each latent frame) or 1 (shared)."""
         return self.processor(self, video, key_value, rotary, norm_q)
+
+
+class JoiningTokens(nn.Module):
+    """Speech tokens of each latent frame as further tokens of the joint attention (paper 3.2, self-attention).
+
+    They are narrower than the network, so every layer has its own keys and values of them; keys are normed like all
+    others and rotated to the time of their latent frame (row and column 0). They ask nothing: there are no queries, and
+    no outputs. Values start at zero; as keys they still take their share of the attention, which nothing can start at
+    zero.
+    """
+
+    def __init__(self, heads: int, head_dim: int, token_dim: int):
+        super().__init__()
+        self.heads = heads
+        self.to_kv = nn.Linear(token_dim, 2 * heads * head_dim)
+        nn.init.zeros_(self.to_kv.bias)
+        with torch.no_grad():
+            self.to_kv.weight[heads * head_dim :] = 0
+
+    def key_value(self, tokens: Tensor, norm_k: nn.Module) -> Tensor:
+        """Tokens `(B, T, m, token_dim)` → `(B, T, m, 2, heads, head_dim)`, not rotated yet."""
+        return normed_key_value(self.to_kv(tokens), self.heads, norm_k)
+
+    def forward(self, key_value: Tensor, rotary: Rotary) -> Tensor:
+        """`(B, T, m, 2, heads, head_dim)` → `(B, T·m, 2, heads, head_dim)`, rotated."""
+        tokens = key_value.shape[2]
+        # The first video token of a latent frame is at row and column 0, where only time turns.
+        cos, sin = (table[:, :1].expand(-1, tokens, -1).flatten(0, 1) for table in rotary)
+        key, value = key_value.flatten(1, 2).unbind(2)
+        return torch.stack([rotate(key, (cos, sin)), value], 2)

@@ -16,9 +16,10 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from .blocks import Hallo3Block
-from .conditions import DenoiserConditions
-from .embeddings import RotaryPositions, TokenEmbedding, start_at_zero, unpatchify
-from .projections import FaceProjection, SpeechProjection
+from .conditions import Condition, DenoiserConditions
+from .embeddings import RotaryPositions, TokenEmbedding, start_at_zero, unpatchify, video_rows
+from .projections import FaceProjection, FaceTimeProjection, SpeechProjection, SpeechTimeProjection
+from .variants import DEFAULT_IDENTITY, DEFAULT_SPEECH, IDENTITY_CONDITIONINGS, check_conditioning
 
 
 class Hallo3Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):
@@ -36,6 +37,8 @@ class Hallo3Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdap
         speech_window, speech_blocks, speech_channels: video frames a window spans, layers of the speech encoder, their
             width. speech_intermediate_dim, speech_tokens, speech_token_dim: the speech projection.
         face_embed_dim, face_tokens, face_token_dim: the face projection.
+        speech_conditioning, identity_conditioning: the variants that the paper compares (`variants.py`). A network has
+            the modules of its variant alone.
     """
 
     _supports_gradient_checkpointing = True
@@ -77,8 +80,13 @@ class Hallo3Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdap
         face_embed_dim: int = 512,
         face_tokens: int = 4,
         face_token_dim: int = 1024,
+        speech_conditioning: str = DEFAULT_SPEECH,
+        identity_conditioning: str = DEFAULT_IDENTITY,
     ):
         super().__init__()
+        check_conditioning(speech_conditioning, identity_conditioning)
+        self.identity = IDENTITY_CONDITIONINGS[identity_conditioning]
+        self.speech_is_added = speech_conditioning == "norm"
         heads, head_dim = num_attention_heads, attention_head_dim
         width = heads * head_dim
         self.token_embedding = TokenEmbedding(in_channels, width, patch_size, text_embed_dim, position_rows)
@@ -86,12 +94,18 @@ class Hallo3Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdap
         self.time_sinusoids = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(width, time_embed_dim)
         self.rotary = RotaryPositions(head_dim)
-        self.speech_projection = SpeechProjection(
-            speech_window, speech_blocks, speech_channels, speech_intermediate_dim, speech_tokens, speech_token_dim
-        )
-        self.face_projection = FaceProjection(face_embed_dim, face_tokens, face_token_dim)
+        self.speech_projection = self._make_speech_projection()
+        self.face_projection = self._make_face_projection()
         self.transformer_blocks = nn.ModuleList(
-            Hallo3Block(width, heads, head_dim, time_embed_dim, face_token_dim, speech_token_dim)
+            Hallo3Block(
+                width,
+                heads,
+                head_dim,
+                time_embed_dim,
+                face_token_dim if self.identity.face == "attention" else None,
+                None if self.speech_is_added else speech_token_dim,
+                speech_joins=speech_conditioning == "joint",
+            )
             for _ in range(num_layers)
         )
         self.norm_final = nn.LayerNorm(width, eps=1e-5)
@@ -104,28 +118,51 @@ class Hallo3Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdap
         start_at_zero(self.proj_out)
         self.gradient_checkpointing = False
 
+    def _make_speech_projection(self) -> SpeechProjection:
+        k = self.config
+        read = (k.speech_window, k.speech_blocks, k.speech_channels)
+        made = (k.speech_intermediate_dim, k.speech_tokens, k.speech_token_dim)
+        if self.speech_is_added:
+            return SpeechTimeProjection(*read, *made, k.time_embed_dim)
+        return SpeechProjection(*read, *made)
+
+    def _make_face_projection(self) -> nn.Module | None:
+        k = self.config
+        if self.identity.face is None:
+            return None
+        if self.identity.face == "norm":
+            return FaceTimeProjection(k.face_embed_dim, k.time_embed_dim)
+        return FaceProjection(k.face_embed_dim, k.face_tokens, k.face_token_dim)
+
     @property
     def _blocks(self) -> Sequence[Hallo3Block]:
         return cast(Sequence[Hallo3Block], self.transformer_blocks)
 
     @apply_forward_hook
-    def prepare_speech(self, windows: Tensor) -> list[Tensor]:
-        """Keys and values of every layer from windows `(B, F, window, blocks, channels)` of F = 4(T − 1) + 1 frames.
+    def prepare_speech(self, windows: Tensor) -> Condition:
+        """What windows `(B, F, window, blocks, channels)` of F = 4(T − 1) + 1 frames give: see `DenoiserConditions`.
 
         Zero windows, the dropped speech of guidance, go through the projection like any others.
         """
-        tokens = self.speech_projection(windows)
-        return [block.speech_key_value(tokens) for block in self._blocks]
+        projected = self.speech_projection(windows)
+        if self.speech_is_added:
+            return projected
+        return [block.speech_key_value(projected) for block in self._blocks]
 
     @apply_forward_hook
-    def prepare_face(self, embedding: Tensor) -> list[Tensor]:
-        """Keys and values of every layer from a face embedding `(B, face_embed_dim)`."""
-        tokens = self.face_projection(embedding).unsqueeze(1)
-        return [block.face_key_value(tokens) for block in self._blocks]
+    def prepare_face(self, embedding: Tensor) -> Condition:
+        """What a face embedding `(B, face_embed_dim)` gives. Raises ValueError for a network that takes none."""
+        projected = self._project_face(embedding)
+        if self.identity.face == "norm":
+            return projected
+        return [block.face_key_value(projected) for block in self._blocks]
 
     @apply_forward_hook
     def prepare_reference(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Keys and values of every layer from the reference network's features, one `(B, n, width)` a layer."""
+        """Keys and values of every layer from the reference network's features, one `(B, n, width)` a layer.
+
+        Raises ValueError for a network that takes none, and for another number of features.
+        """
         pairs = zip(self._blocks, self._checked(features), strict=True)
         return [block.reference_key_value(feature) for block, feature in pairs]
 
@@ -143,17 +180,60 @@ class Hallo3Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdap
         self, speech: Tensor | None, face: Tensor | None, reference: Sequence[Tensor] | None
     ) -> DenoiserConditions:
         """The conditions as tokens, from which every layer makes its keys and values anew (the exact mode)."""
-        layers = len(self.transformer_blocks)
+
+        def spread(projected: Tensor, added: bool) -> Condition:
+            return projected if added else [projected] * len(self.transformer_blocks)
+
         return DenoiserConditions(
             reference=None if reference is None else self._checked(reference),
-            face=None if face is None else [self.face_projection(face).unsqueeze(1)] * layers,
-            speech=None if speech is None else [self.speech_projection(speech)] * layers,
+            face=None if face is None else spread(self._project_face(face), self.identity.face == "norm"),
+            speech=None if speech is None else spread(self.speech_projection(speech), self.speech_is_added),
         )
 
+    def in_variant(self, speech_conditioning: str, identity_conditioning: str) -> "Hallo3Transformer3DModel":
+        """This network conditioned in another of the paper's ways.
+
+        Weights are copied as far as both have them; what is new starts as in a new network. Raises ValueError for an
+        unknown name.
+        """
+        sizes = {name: value for name, value in self.config.items() if not name.startswith("_")}
+        names = {"speech_conditioning": speech_conditioning, "identity_conditioning": identity_conditioning}
+        other = type(self)(**sizes | names)
+        # Two ways of conditioning call these alike and mean something else by them.
+        foreign = {
+            ".speech_attention.": speech_conditioning != self.config.speech_conditioning,
+            "face_projection.": other.identity.face != self.identity.face,
+        }
+        left = tuple(part for part, differs in foreign.items() if differs)
+        wanted = other.state_dict().keys()
+        kept = {n: x for n, x in self.state_dict().items() if n in wanted and not any(part in n for part in left)}
+        other.load_state_dict(kept, strict=False)
+        return other.to(self.proj_out.weight).train(self.training)
+
+    def _project_face(self, embedding: Tensor) -> Tensor:
+        if self.face_projection is None:
+            raise ValueError(
+                f"identity_conditioning is {self.config.identity_conditioning!r}: this network takes no face"
+            )
+        return self.face_projection(embedding).unsqueeze(1)
+
     def _checked(self, features: Sequence[Tensor]) -> list[Tensor]:
+        if not self.identity.reference:
+            name = self.config.identity_conditioning
+            raise ValueError(f"identity_conditioning is {name!r}: this network takes no reference")
         if len(features) != len(self.transformer_blocks):
             raise ValueError(f"{len(features)} reference features for {len(self.transformer_blocks)} layers")
         return list(features)
+
+    def enable_parallelism(self, **options: Any) -> None:
+        """Diffusers' parallelism (see `ModelMixin.enable_parallelism`).
+
+        Raises ValueError for speech in the joint attention: the plan shares out the video tokens of every latent frame,
+        and knows nothing of speech tokens beside them.
+        """
+        if self.config.speech_conditioning == "joint":
+            raise ValueError("speech_conditioning is 'joint': this network can't be spread over devices; use one")
+        super().enable_parallelism(**options)
 
     def enable_cache(self, config: Any) -> None:
         """Diffusers' caches, to which our layer is made known first (see `CacheMixin.enable_cache`)."""
@@ -200,10 +280,11 @@ class Hallo3Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdap
         elif not (speech is None and face is None and reference is None):
             raise ValueError("give either prepared conditions, or speech, face and reference themselves")
         frames, rows, columns = self.token_embedding.grid(latents)
-        if conditions.speech is not None and conditions.speech[0].shape[1] != frames:
-            raise ValueError(f"speech for {conditions.speech[0].shape[1]} latent frames, latents of {frames}")
+        if conditions.speech_frames not in (None, frames):
+            raise ValueError(f"speech for {conditions.speech_frames} latent frames, latents of {frames}")
         video, text = self.token_embedding(latents, text_embeds)
         temb = self.time_embedding(self.time_sinusoids(timestep.expand(len(latents))).to(video.dtype))
+        temb = conditions.told(temb)
         rotary = self.rotary(frames, rows, columns, video.device)
         for i, block in enumerate(self.transformer_blocks):
             inputs = (video, text, temb, rotary, *conditions.layer(i))
@@ -211,6 +292,11 @@ class Hallo3Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdap
                 video, text = self._gradient_checkpointing_func(block, *inputs)
             else:
                 video, text = block(*inputs)
-        video = self.norm_final(video)
-        video = self.norm_out(video.flatten(1, 2), temb=temb).unflatten(1, (frames, -1))
+        video = self._norm_out(self.norm_final(video), video_rows(temb))
         return unpatchify(self.proj_out(video), rows, columns, self.token_embedding.patch_size)
+
+    def _norm_out(self, video: Tensor, temb: Tensor) -> Tensor:
+        """The last norm of video `(B, T, n, width)`, with a time embedding `(B, 1 or T, time_embed_dim)`."""
+        # Frames with the same embedding are normed together.
+        together = video.reshape(temb.shape[0] * temb.shape[1], -1, video.shape[-1])
+        return self.norm_out(together, temb=temb.flatten(0, 1)).view(video.shape)

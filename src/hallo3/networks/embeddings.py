@@ -80,10 +80,19 @@ class Modulation(nn.Module):
         start_at_zero(self.linear)
 
     def forward(self, temb: Tensor) -> Modulations:
-        """`(B, time_embed_dim)` → twelve tensors, `(B, 1, 1, width)` for video and `(B, 1, width)` for text."""
-        chunks = self.linear(nn.functional.silu(temb)).unsqueeze(1).chunk(12, -1)
-        video = [chunk.unsqueeze(1) for chunk in chunks[:6]]
-        return tuple(tuple(six[i : i + 3]) for six in (video, chunks[6:]) for i in (0, 3))
+        """A time embedding `(B, 1 or 1 + T, c)` → twelve tensors, video `(B, 1 or T, 1, width)`, text `(B, 1, width)`.
+
+        One row serves text and video; of several, the first is for the text, the others for the latent frames.
+        """
+        chunks = self.linear(nn.functional.silu(temb)).chunk(12, -1)
+        video = [video_rows(chunk).unsqueeze(2) for chunk in chunks[:6]]
+        text = [chunk[:, :1] for chunk in chunks[6:]]
+        return tuple(tuple(six[i : i + 3]) for six in (video, text) for i in (0, 3))
+
+
+def video_rows(temb: Tensor) -> Tensor:
+    """The rows for the video `(B, 1 or T, c)` of a time embedding, or of what was made of it, `(B, 1 or 1 + T, c)`."""
+    return temb[:, 1:] if temb.shape[1] > 1 else temb
 
 
 def start_at_zero(linear: nn.Linear) -> None:

@@ -1,7 +1,9 @@
-"""Speech windows and face embeddings to tokens."""
+"""Speech windows and face embeddings to tokens, or to additions to the time embedding (adaptive layer norm)."""
 
 from torch import Tensor, cat, nn
 from torch.nn import functional as F
+
+from .embeddings import start_at_zero
 
 
 class SpeechProjection(nn.Module):
@@ -42,3 +44,38 @@ class FaceProjection(nn.Module):
     def forward(self, embedding: Tensor) -> Tensor:
         """`(B, embed_dim)` → `(B, tokens, token_dim)`."""
         return self.norm(self.proj(embedding).unflatten(-1, (-1, self.norm.normalized_shape[0])))
+
+
+class SpeechTimeProjection(SpeechProjection):
+    """The mean of each latent frame's speech tokens as an addition to the time embedding (paper 3.2, adaptive norm)."""
+
+    def __init__(
+        self,
+        window: int,
+        blocks: int,
+        channels: int,
+        intermediate_dim: int,
+        tokens: int,
+        token_dim: int,
+        time_embed_dim: int,
+    ):
+        super().__init__(window, blocks, channels, intermediate_dim, tokens, token_dim)
+        self.to_time = nn.Linear(token_dim, time_embed_dim)
+        start_at_zero(self.to_time)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """`(B, F, window, blocks, channels)`, F = 4k + 1 video frames → `(B, k + 1, time_embed_dim)`."""
+        return self.to_time(super().forward(windows).mean(2))
+
+
+class FaceTimeProjection(nn.Module):
+    """A face embedding as an addition to the time embedding (paper 3.3, face adaptive norm)."""
+
+    def __init__(self, embed_dim: int, time_embed_dim: int):
+        super().__init__()
+        self.proj = nn.Linear(embed_dim, time_embed_dim)
+        start_at_zero(self.proj)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """`(B, embed_dim)` → `(B, time_embed_dim)`."""
+        return self.proj(embedding)

@@ -65,7 +65,7 @@ class ReferenceNetwork(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin
         grid = self.token_embedding.grid(latents)
         video, text = self.token_embedding(latents, text_embeds)
         timestep = torch.zeros(len(latents), device=latents.device)
-        temb = self.time_embedding(self.time_sinusoids(timestep).to(video.dtype))
+        temb = self.time_embedding(self.time_sinusoids(timestep).to(video.dtype)).unsqueeze(1)
         rotary = self.rotary(*grid, video.device)
         features = []
         *blocks, last = self.transformer_blocks

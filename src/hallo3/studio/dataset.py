@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -247,16 +247,28 @@ def _write_sample(folder: Path, settings: dict[str, Any], material: Material | N
         width=settings["width"],
         material=material,
     )
-    aside = folder / f"{index:06d}.part"
+    truth = {name: getattr(made, name) for name in TRUTH}
+    meta = {"caption": made.caption, "identity": made.identity, "source": made.source, "made_from": made.meta}
+    write_clip(folder / f"{index:06d}", made.frames, made.speech, truth, meta)
+
+
+def write_clip(
+    folder: Path, frames: np.ndarray, speech: np.ndarray, truth: Mapping[str, Any], meta: Mapping[str, Any]
+) -> None:
+    """Writes one clip, aside first: `folder` is whole or not there.
+
+    frames: (F,H,W,3) uint8. speech: (F·640,) float32 at 16 kHz. truth: arrays by the names of `TRUTH`, those that are
+    known. meta: caption, identity, source, made_from. Raises OSError.
+    """
+    aside = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
-    np.save(aside / "frames.npy", made.frames)
-    np.save(aside / "speech.npy", made.speech)
-    truth: dict[str, Any] = {name: getattr(made, name) for name in TRUTH}
+    np.save(aside / "frames.npy", frames)
+    np.save(aside / "speech.npy", speech)
     np.savez_compressed(aside / "truth.npz", **truth)
-    meta = {"caption": made.caption, "identity": made.identity, "source": made.source, "version": __version__}
-    (aside / "meta.json").write_text(json.dumps(meta | {"made_from": made.meta}, indent=1), encoding="utf-8")
-    aside.rename(folder / f"{index:06d}")
+    text = json.dumps({**meta, "version": __version__}, indent=1)
+    (aside / "meta.json").write_text(text, encoding="utf-8")
+    aside.rename(folder)
 
 
 class StoredSample:
@@ -274,8 +286,10 @@ class StoredSample:
         return np.load(self.folder / "speech.npy")
 
     def truth(self, name: str) -> np.ndarray:
-        """One of `TRUTH`."""
+        """One of `TRUTH`. Raises UserError where it is not known: of imported videos and older clips."""
         with np.load(self.folder / "truth.npz") as data:
+            if name not in data:
+                raise UserError(f"{self.folder}: has no {name}; take clips drawn by this version")
             return data[name]
 
     @cached_property

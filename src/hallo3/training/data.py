@@ -1,6 +1,10 @@
-"""What training reads: clips of the studio's dataset, and photographs as stills."""
+"""What training reads: clips of a dataset, drawn or imported, and photographs as stills."""
 
+import json
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hallo3.errors import UserError
 from hallo3.studio.dataset import open_dataset
+from hallo3.studio.speech_clips import SAMPLES_PER_FRAME
 
 
 class Photographs:
@@ -54,25 +60,39 @@ class Photographs:
 
 @dataclass(frozen=True)
 class Sample:
-    """One clip of the studio's dataset; frames stay on disk until they are read.
+    """One clip of a dataset; frames stay on disk until they are read.
 
     Attributes:
-        frames: `(F, H, W, 3)` uint8, memory-mapped.
+        size: Height and width of the frames, in pixels.
         mouth_box, face_box: `(F, 4)` x, y, w, h in pixels. opening: `(F,)` 0…1.
     """
 
     folder: Path
-    frames: np.ndarray
+    size: tuple[int, int]
     mouth_box: np.ndarray
     face_box: np.ndarray
     opening: np.ndarray
 
     @classmethod
     def open(cls, folder: Path) -> "Sample":
-        """Reads the truth of a sample folder and maps its frames."""
-        with np.load(folder / "truth.npz") as truth:
-            tables = {name: truth[name].astype(np.float32) for name in ("mouth_box", "face_box", "opening")}
-        return cls(folder, np.load(folder / "frames.npy", mmap_mode="r"), **tables)
+        """Reads the truth of a sample folder. Raises UserError for one that can't be used."""
+        try:
+            with np.load(folder / "truth.npz") as truth:
+                tables = {name: truth[name].astype(np.float32) for name in ("mouth_box", "face_box", "opening")}
+            frames, speech = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("frames", "speech"))
+            caption = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["caption"]
+            wrong = _misshapen(frames, speech, tables) + ["caption"] * (not isinstance(caption, str))
+        except Exception as error:  # Readers meet damaged files with almost any exception.
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise UserError(f"{folder}: can't be read ({reason}); make this clip again") from None
+        if wrong:
+            raise UserError(f"{folder}: not what a clip has: {', '.join(wrong)}; make this clip again")
+        return cls(folder, frames.shape[1:3], **tables)
+
+    @property
+    def frames(self) -> np.ndarray:
+        """`(F, H, W, 3)` uint8, memory-mapped anew: a map holds its file open, and a dataset has more than may be."""
+        return np.load(self.folder / "frames.npy", mmap_mode="r")
 
     @property
     def travel(self) -> float:
@@ -81,9 +101,40 @@ class Sample:
         return float(np.sqrt(((middle - middle[0]) ** 2).sum(1).mean()))
 
 
-def open_samples(folder: Path) -> list[Sample]:
-    """All samples of a dataset of the studio. Raises UserError when there are none."""
-    return [Sample.open(stored.folder) for stored in open_dataset(folder)]
+def _misshapen(frames: np.ndarray, speech: np.ndarray, tables: Mapping[str, np.ndarray]) -> list[str]:
+    """Names of what has not the shape, the kind or the numbers that a clip's has."""
+    count = len(frames)
+    right = {
+        "frames": frames.ndim == 4 and frames.shape[3] == 3 and frames.dtype == np.uint8,
+        "speech": speech.shape == (count * SAMPLES_PER_FRAME,),
+        "opening": tables["opening"].shape == (count,),
+    }
+    for name in ("mouth_box", "face_box"):
+        right[name] = tables[name].shape == (count, 4) and bool(np.isfinite(tables[name]).all())
+    return [name for name, fine in right.items() if not fine]
+
+
+def open_samples(folder: Path, log: Callable[[str], None] | None = None) -> list[Sample]:
+    """All samples of a dataset but those that can't be read.
+
+    Args:
+        log: Told of each that is left out, and how many they are; by default lines on stderr.
+
+    Raises:
+        UserError: when there are none, or none can be read.
+    """
+    say = log or partial(print, file=sys.stderr, flush=True)
+    samples, stored = [], open_dataset(folder)
+    for clip in stored:
+        try:
+            samples.append(Sample.open(clip.folder))
+        except UserError as error:
+            say(f"left out: {error}")
+    if not samples:
+        raise UserError(f"{folder}: none of its {len(stored)} clips can be read; make the dataset again")
+    if len(samples) < len(stored):
+        say(f"{folder}: {len(stored) - len(samples)} of {len(stored)} clips are left out")
+    return samples
 
 
 def box_mask(boxes: np.ndarray, height: int, width: int) -> np.ndarray:

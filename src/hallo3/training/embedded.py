@@ -10,20 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
 from torch import Tensor
 
 from hallo3.errors import UserError
 from hallo3.networks.planar import use_planes
-from hallo3.training.data import Photographs, Sample, cut_clip, open_samples, to_pixels
-from hallo3.training.loop import Loop, LoopSettings, StepRandom, load_average
+from hallo3.training.checkpoints import checkpoints, load_average
+from hallo3.training.data import Photographs, open_samples
+from hallo3.training.loop import Loop, LoopSettings, StepRandom
 from hallo3.training.parallel import rank, run_processes
 from hallo3.training.phases import Drops, Phase
-from hallo3.training.run import prepare_samples, run_phase
+from hallo3.training.run import in_bundle, prepare_samples, run_phase
 from hallo3.training.starting import CONDITIONS, SHARED, TEXT_LENGTH, make_networks
-from hallo3.training.vae import Batch, VaeSettings, fold_scale, latent_deviations, make_vae, train_vae, vae_loss
+from hallo3.training.vae import VaeSettings, make_vae, train_vae, vae_loss
+from hallo3.training.vae_run import finish_vae, still_pictures, vae_batches
 from hallo3.training.vae_start import start_vae
 
 # The bundle renders what it was trained on. Clips of 33 frames have half the borders of 17, where a picture can jump
@@ -141,46 +142,6 @@ def train_encoders(recipe: Recipe) -> None:
         )  # fmt: skip
 
 
-def still_pictures(samples: list[Sample], photographs: Photographs | None, count: int, seed: int) -> Tensor:
-    """`(count, 3, H, W)`: frames of samples, and a third photographs if there are any."""
-    random = np.random.default_rng([seed, 1])
-    pictures = []
-    for index in range(count):
-        if photographs is not None and index % 3 == 2:
-            picture = photographs.draw(random)
-        else:
-            frames = samples[int(random.integers(len(samples)))].frames
-            picture = frames[int(random.integers(len(frames)))]
-        pictures.append(to_pixels(picture[None])[:, 0])
-    return torch.stack(pictures)
-
-
-def vae_batches(
-    samples: list[Sample], photographs: Photographs | None, steps: int
-) -> Callable[[int, StepRandom], Batch]:
-    """Stills for the first fifth of the training, then short clips too; crops, then whole frames towards the end."""
-
-    def draw(step: int, random: StepRandom) -> Batch:
-        chance = random.numpy
-
-        def pick() -> Sample:
-            return samples[int(chance.integers(len(samples)))]
-
-        if step < steps // 5 or step % 3 == 0:
-            parts = [cut_clip(pick(), 1, 64, 64, chance, 0.4) for _ in range(3)]
-            if photographs is not None:
-                whole = to_pixels(photographs.draw(chance)[None])
-                top, left = int(chance.integers(CANVAS[0] - 63)), int(chance.integers(CANVAS[1] - 63))
-                parts.append((whole[..., top : top + 64, left : left + 64], torch.zeros(1, 1, 64, 64)))
-        elif step > 0.8 * steps and step % 3 == 1:
-            parts = [cut_clip(pick(), 9, *CANVAS, chance)]
-        else:
-            parts = [cut_clip(pick(), 9, 64, 64, chance, 0.7)]
-        return torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts])
-
-    return draw
-
-
 def train_the_vae(recipe: Recipe) -> None:
     """The VAE, then its scale."""
     samples = open_samples(recipe.work / "data")
@@ -190,15 +151,8 @@ def train_the_vae(recipe: Recipe) -> None:
     draw = vae_batches(samples, photographs, recipe.vae_loop.steps)
     train_vae(vae, draw, recipe.work / "vae" / "checkpoints", recipe.vae_loop, VaeSettings(), log)
     if rank() == 0:
-        finish_vae(vae, samples, recipe.work / "vae")
-
-
-def finish_vae(vae: Any, samples: list[Sample], folder: Path) -> None:
-    """Folds in the latents' scale and writes the VAE."""
-    chosen = samples[:: max(1, len(samples) // 24)]
-    clips = [to_pixels(sample.frames[:CLIP_FRAMES])[None] for sample in chosen]
-    fold_scale(vae, latent_deviations(vae, clips))
-    vae.save_pretrained(folder)
+        finish_vae(vae, samples, CLIP_FRAMES)
+        vae.save_pretrained(recipe.work / "vae")
 
 
 def train_the_decoder(recipe: Recipe) -> None:
@@ -266,13 +220,9 @@ def write_bundle(recipe: Recipe) -> None:
 
     networks = make_networks(recipe.shared, recipe.conditions, recipe.seed)
     for name in ("warmup", "speech"):
-        if list((recipe.work / name).glob("checkpoint-*.pt")):
+        if checkpoints(recipe.work / name):
             load_average(networks, recipe.work / name)
-    components = load_parts(recipe) | {
-        "transformer": networks["denoiser"],
-        "reference_network": networks["reference_network"],
-        "scheduler": Hallo3DPMScheduler(),
-    }
+    components = load_parts(recipe) | in_bundle(networks) | {"scheduler": Hallo3DPMScheduler()}
     config = {
         "sample_height": CANVAS[0],
         "sample_width": CANVAS[1],

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from hallo3.training.loop import Log, Loop, LoopSettings, StepLoss, load_average
+from hallo3.training.checkpoints import load_average
+from hallo3.training.loop import Log, Loop, LoopSettings, StepLoss
 
 
 def encoder_settings(steps: int, rate: float = 2e-3, seed: int = 0) -> LoopSettings:

@@ -16,10 +16,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hallo3.bundles.index import read_index
+from hallo3.bundles.layout import check_bundle
 from hallo3.bundles.parts import part_class
 from hallo3.bundles.places import resolve
-from hallo3.training.config import Training
-from hallo3.training.phases import choose_parameters
+from hallo3.training.config import Training, VaeTraining
+from hallo3.training.loop import LoopSettings
+from hallo3.training.lora import add_adapters
+from hallo3.training.phases import NETWORKS, choose_parameters
+from hallo3.training.vae import EMBEDDED_VAE, make_vae
 
 PROBE = 1024  # side of the matrices whose product tells the machine's speed
 LAYER = re.compile(r"\.transformer_blocks\.\d+\.")
@@ -60,44 +64,87 @@ class Explanation:
 
 
 def empty_networks(start: str) -> tuple[nn.ModuleDict, dict[str, Any]]:
-    """Denoiser and reference network of a bundle without numbers, and the bundle's configuration.
+    """Denoiser and reference network, if it has one, of a bundle without numbers, and the bundle's configuration.
 
     Raises UserError for an unknown bundle or one without them.
     """
-    from hallo3.bundles.layout import check_bundle
-
     folder = resolve(start, parts=("transformer", "reference_network"))
     check_bundle(folder, ("transformer", "reference_network"))
     index = read_index(folder)
     networks = nn.ModuleDict()
-    for name, part in (("denoiser", "transformer"), ("reference_network", "reference_network")):
+    for name, part in NETWORKS.items():
+        if part not in index.parts:
+            continue
         network = part_class(index.parts[part])
         with torch.device("meta"):
             networks[name] = network.from_config(network.load_config(folder / part))
     return networks, dict(index.config)
 
 
-def explain(training: Training, device: torch.device) -> Explanation:
+def explain(training: Training | VaeTraining, device: torch.device) -> Explanation:
     """Counts what a step of the training takes. Raises UserError as `empty_networks` and `choose_parameters`."""
+    if isinstance(training, VaeTraining):
+        return _explain_vae(training, device)
     networks, config = empty_networks(training.start)
     trained = choose_parameters(networks, training)
+    if training.lora is not None:
+        trained = add_adapters(networks, training.lora)
     total = sum(p.numel() for p in networks.parameters())
     if training.activation_checkpointing:
         for network in networks.values():
             cast(Any, network).enable_gradient_checkpointing()
     operations, activations = _count_step(networks, config, training)
-    per_number = 4 + 4 + (8 if training.loop.optimizer == "adamw" else 4)  # gradient, average, moments
     return Explanation(
         groups=_groups(networks),
         trained=trained,
         frozen=total - trained,
         weights=4 * total,
-        optimizer=per_number * trained,
+        optimizer=_per_number(training.loop) * trained,
         activations=activations // (2 if training.precision == "bfloat16" else 1),
         operations=operations,
         seconds=operations / measured_speed(device, training.precision),
         steps=training.loop.steps,
     )
+
+
+def _per_number(loop: LoopSettings) -> int:
+    """Bytes of gradient, average and the optimiser's moments of a number that trains."""
+    return 4 + 4 + (8 if loop.optimizer == "adamw" else 4)
+
+
+def _explain_vae(training: VaeTraining, device: torch.device) -> Explanation:
+    """The same for a VAE; the step counted is one of a cropped clip."""
+    vae = _empty_vae(training)
+    total = sum(p.numel() for p in vae.parameters())
+    pixels = torch.empty(1, 3, training.clip_frames, training.crop, training.crop, device="meta")
+    with FlopCounterMode(display=False) as counter, _kept(vae) as kept:
+        latents = vae.encoder(pixels)[0].chunk(2, dim=1)[0]
+        result = vae.decoder(latents)[0]
+        activations = sum(kept.values())
+        result.square().mean().backward()
+    operations = counter.get_total_flops()
+    return Explanation(
+        groups=_groups(nn.ModuleDict({"vae": vae})),
+        trained=total,
+        frozen=0,
+        weights=4 * total,
+        optimizer=_per_number(training.loop) * total,
+        activations=activations,
+        operations=operations,
+        seconds=operations / measured_speed(device, "float32"),
+        steps=training.loop.steps,
+    )
+
+
+def _empty_vae(training: VaeTraining) -> Any:
+    from diffusers import AutoencoderKLCogVideoX
+
+    with torch.device("meta"):
+        if training.start is None:
+            return make_vae(EMBEDDED_VAE | training.sizes)
+        folder = resolve(training.start, parts=("vae",))
+        check_bundle(folder, ("vae",))
+        return AutoencoderKLCogVideoX.from_config(AutoencoderKLCogVideoX.load_config(folder / "vae"))
 
 
 def _groups(networks: nn.ModuleDict) -> tuple[Group, ...]:
@@ -116,8 +163,8 @@ def _count_step(networks: nn.ModuleDict, config: dict[str, Any], training: Train
     """Operations of forward and backward, and bytes kept for the latter, of one step in float32."""
     count, frames = training.batch, training.clip_frames
     rows, columns, length = config["sample_height"] // 8, config["sample_width"] // 8, config["text_length"]
-    denoiser, reference = networks["denoiser"], networks["reference_network"]
-    sizes: Any = denoiser.config
+    denoiser: Any = networks["denoiser"]
+    sizes = denoiser.config
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(count, *shape, device="meta")
@@ -125,13 +172,15 @@ def _count_step(networks: nn.ModuleDict, config: dict[str, Any], training: Train
     text = empty(length, sizes.text_embed_dim)
     windows = empty(frames, sizes.speech_window, sizes.speech_blocks, sizes.speech_channels)
     with FlopCounterMode(display=False) as counter, _kept(networks) as kept:
-        features = reference(empty(1, sizes.in_channels, rows, columns), text)
+        features = None
+        if denoiser.identity.reference:
+            features = networks["reference_network"](empty(1, sizes.in_channels, rows, columns), text)
         prediction = denoiser(
             empty((frames - 1) // 4 + 1, sizes.in_channels, rows, columns),
             torch.full((count,), 500, device="meta"),
             text,
             speech=windows if training.speech else None,
-            face=empty(sizes.face_embed_dim),
+            face=None if denoiser.identity.face is None else empty(sizes.face_embed_dim),
             reference=features,
         )
         activations = sum(kept.values())

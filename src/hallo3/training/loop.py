@@ -1,28 +1,38 @@
 """The training loop: one for the VAE and for both phases.
 
 A step's random numbers depend on the seed and the step alone, and a checkpoint holds everything else, so a run that was
-killed goes on bit for bit (on one device). Checkpoints are written aside and renamed. Inside an initialised
-`torch.distributed` group every process takes its own batch and gradients are averaged (`parallel.py`).
+killed goes on bit for bit (on one device). Inside an initialised `torch.distributed` group every process takes its own
+batch and gradients are averaged (`parallel.py`).
 """
 
-import json
 import math
-import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from hallo3.errors import UserError
+from hallo3.training.checkpoints import (
+    Checkpoint,
+    State,
+    checkpoints,
+    load_optimizers,
+    optimizer_state,
+    put,
+    write_checkpoint,
+)
+from hallo3.training.journal import Journal
 from hallo3.training.muon import Muon
-from hallo3.training.parallel import average_gradients, rank
+from hallo3.training.parallel import average_gradients, gather, mean, rank, whole
 
 Log = Callable[[str], None]
 
@@ -40,6 +50,7 @@ class LoopSettings(BaseModel):
         accumulate: Batches of each process whose gradients make one step, one after the other.
         ema: Decay of the averaged weights; shorter at the start, so that the first weights are forgotten.
         save_every, log_every: Steps between checkpoints and between printed lines. keep: checkpoints that stay.
+        wandb: Project of Weights & Biases that the numbers go to as well; none unless named.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,6 +72,7 @@ class LoopSettings(BaseModel):
     save_every: int = Field(default=200, ge=1)
     log_every: int = Field(default=20, ge=1)
     keep: int = Field(default=2, ge=1)
+    wandb: str | None = None
 
     def rate(self, step: int) -> float:
         """Share of the highest learning rate at `step`."""
@@ -117,11 +129,23 @@ class Loop:
     Args:
         module: Everything with weights in this training; frozen parameters have `requires_grad` False.
         step_loss: `(step, random) → (loss, numbers worth logging)`.
-        folder: Checkpoints, `metrics.jsonl`; goes on from what is there.
+        folder: Checkpoints, `metrics.jsonl`, `loss.png`, `tensorboard/`; goes on from what is there.
+        names: What a batch is made of, asked for when its loss is no number.
+        after: Called with the loop after each step and its checkpoint.
     """
 
-    def __init__(self, module: nn.Module, step_loss: StepLoss, folder: Path, settings: LoopSettings, log: Log = print):
+    def __init__(
+        self,
+        module: nn.Module,
+        step_loss: StepLoss,
+        folder: Path,
+        settings: LoopSettings,
+        log: Log = print,
+        names: Callable[[StepRandom], list[str]] | None = None,
+        after: "Callable[[Loop], None] | None" = None,
+    ):
         self.module, self.step_loss, self.folder, self.settings, self.log = module, step_loss, folder, settings, log
+        self.names, self.after = names, after
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         if not self.parameters:
             raise UserError("nothing to train: every parameter is frozen; name some in the configuration")
@@ -130,9 +154,31 @@ class Loop:
         self.step = 0
         folder.mkdir(parents=True, exist_ok=True)
         self._load()
+        self.journal = Journal(folder, self.step, settings.wandb)
 
     def run(self, until: int | None = None) -> None:
-        """Trains up to step `until` (all of them by default), then leaves a checkpoint."""
+        """Trains up to step `until` (all of them by default), then leaves a checkpoint.
+
+        Raises UserError while another training writes to the folder, and when a loss is no number.
+        """
+        with self._alone():
+            self._run(until)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keeps a second training out of the folder: both would write checkpoints of one name."""
+        lock = FileLock(self.folder / "training.lock")
+        try:
+            if rank() == 0:
+                lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(
+                f"{self.folder}: another training writes there; wait for it, or use another folder"
+            ) from error
+        with lock if rank() == 0 else nullcontext():
+            yield
+
+    def _run(self, until: int | None) -> None:
         end = self.settings.steps if until is None else min(until, self.settings.steps)
         recent: list[tuple[float, dict[str, float], float]] = []
         while self.step < end:
@@ -145,6 +191,9 @@ class Loop:
                 recent = []
             if self.step % self.settings.save_every == 0 or self.step == end:
                 self.save()
+            if self.after is not None:
+                self.after(self)
+        self.journal.close()
 
     def _take_step(self) -> tuple[float, dict[str, float], float]:
         rate = self.settings.rate(self.step)
@@ -153,104 +202,84 @@ class Loop:
                 group["lr"] = group["highest"] * rate
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        value, numbers = self._accumulate()
+        own, numbers = self._accumulate()
+        value = mean(own)
         average_gradients(self.parameters.values())
-        norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip))
+        norm = float(whole(nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip)))
         if not (math.isfinite(value) and math.isfinite(norm)):
-            raise UserError(f"step {self.step}: loss {value}, gradient norm {norm}; lower the learning rate and resume")
+            self._give_up(own, norm)
         for optimizer in self.optimizers:
             optimizer.step()
         self.average.update(self.parameters, self.step)
         return value, numbers, norm
 
-    def _accumulate(self) -> tuple[float, dict[str, float]]:
-        """Gradients of the step's batches; returns the mean loss and the last batch's numbers.
+    def _randoms(self) -> list[StepRandom]:
+        """Random numbers of this process's batches of the step.
 
-        Random numbers go by batch and not by process, so two processes learn what one with two batches does.
+        They go by batch and not by process, so two processes learn what one with two batches does.
         """
+        count = self.settings.accumulate
+        return [StepRandom.at(self.settings.seed, self.step, rank() * count + batch) for batch in range(count)]
+
+    def _accumulate(self) -> tuple[float, dict[str, float]]:
+        """Gradients of the step's batches; returns the mean loss and the last batch's numbers."""
         count, total = self.settings.accumulate, 0.0
         numbers: dict[str, float] = {}
-        for batch in range(count):
-            random = StepRandom.at(self.settings.seed, self.step, rank() * count + batch)
+        for random in self._randoms():
             loss, numbers = self.step_loss(self.step, random)
             (loss / count).backward()
             total += float(loss.detach()) / count
         return total, numbers
 
+    def _give_up(self, loss: float, norm: float) -> None:
+        """Raises UserError naming what the step's batches were made of, where the loss was no number if it was."""
+        names: list[str] = []
+        if self.names is not None:
+            names = [name for random in self._randoms() for name in self.names(random)]
+        found = gather((loss, names))
+        bad = [entry for entry in found if not math.isfinite(entry[0])] or found
+        clips = ", ".join(dict.fromkeys(name for entry in bad for name in entry[1]))
+        raise UserError(
+            f"step {self.step}: loss {bad[0][0]}, gradient norm {norm}" + (f", clips {clips}" if clips else "")
+            + "; look at the clips, lower the learning rate, and start again: it goes on from the last checkpoint"
+        )  # fmt: skip
+
     def _report(self, recent: list[tuple[float, dict[str, float], float]], norm: float) -> None:
-        if rank():
-            return
         seconds = sum(entry[2] for entry in recent) / len(recent)
         row: dict[str, Any] = {"step": self.step, "loss": sum(entry[0] for entry in recent) / len(recent)}
         names = dict.fromkeys(name for entry in recent for name in entry[1])
         row |= {name: float(np.mean([e[1][name] for e in recent if name in e[1]])) for name in names}
         row |= {"gradient": norm, "rate": self.settings.rate(self.step - 1), "seconds": seconds}
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({name: float(f"{value:.6g}") for name, value in row.items()}) + "\n")
+        self.journal.write(row)
         left = (self.settings.steps - self.step) * seconds / 60
         shown = " ".join(f"{name} {value:.4f}" for name, value in row.items() if name not in ("step", "seconds"))
-        self.log(f"{self.step}/{self.settings.steps} {shown} {seconds:.2f} s/step, {left:.0f} min left")
+        if rank() == 0:
+            self.log(f"{self.step}/{self.settings.steps} {shown} {seconds:.2f} s/step, {left:.0f} min left")
+
+    def _state(self) -> State:
+        state: State = {f"parameters/{name}": value for name, value in self.parameters.items()}
+        state |= {f"average/{name}": value for name, value in self.average.values.items()}
+        return state | optimizer_state(self.optimizers)
 
     def save(self) -> None:
-        """Writes a checkpoint aside, renames it, and removes those before the last ones."""
-        if rank():
-            return
-        state = {
-            "step": self.step,
-            "parameters": {name: p.detach() for name, p in self.parameters.items()},
-            "average": self.average.values,
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-        }
-        path = self.folder / f"checkpoint-{self.step:07d}.pt"
-        aside = path.with_suffix(".tmp")
-        try:
-            torch.save(state, aside)
-            os.replace(aside, path)
-        except (OSError, RuntimeError) as error:
-            aside.unlink(missing_ok=True)
-            raise UserError(f"{path}: can't write the checkpoint ({error}); make room and start again") from error
-        for old in checkpoints(self.folder)[: -self.settings.keep]:
-            old.unlink()
+        """Writes a checkpoint and removes those before the last ones."""
+        write_checkpoint(self.folder, self.step, self._state(), self.settings.keep)
 
+    @torch.no_grad()
     def _load(self) -> None:
         found = checkpoints(self.folder)
         if not found:
             return
-        state = torch.load(found[-1], weights_only=True, map_location="cpu")
-        if state["parameters"].keys() != self.parameters.keys():
-            raise UserError(f"{found[-1]}: trains other parameters than this configuration; use another folder")
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(state["parameters"][name])
-                self.average.values[name].copy_(state["average"][name])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.step = int(state["step"])
-        self.log(f"goes on from {found[-1].name}")
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints of a training, oldest first."""
-    return sorted(folder.glob("checkpoint-*.pt"))
-
-
-def load_average(module: nn.Module, folder: Path) -> int:
-    """Puts the averaged weights of the last checkpoint into `module`; returns its step.
-
-    Raises UserError when there is none or when it does not fit.
-    """
-    found = checkpoints(folder)
-    if not found:
-        raise UserError(f"{folder}: no checkpoint there; run this training first")
-    state = torch.load(found[-1], weights_only=True, map_location="cpu")
-    parameters = dict(module.named_parameters())
-    unknown = sorted(set(state["average"]) - set(parameters))
-    if unknown:
-        raise UserError(f"{found[-1]}: has {unknown[0]}, which this model has not; use the configuration it began with")
-    with torch.no_grad():
-        for name, value in state["average"].items():
-            parameters[name].copy_(value)
-    return int(state["step"])
+        saved = Checkpoint(found[-1])
+        if set(saved.below("parameters")) != self.parameters.keys():
+            raise UserError(f"{saved.path}: trains other parameters than this configuration; use another folder")
+        for name, parameter in self.parameters.items():
+            put(parameter, saved[f"parameters/{name}"])
+            put(self.average.values[name], saved[f"average/{name}"])
+        load_optimizers(self.optimizers, saved)
+        self.step = saved.step
+        if rank() == 0:
+            self.log(f"goes on from {saved.path.name}")
 
 
 def make_optimizers(parameters: dict[str, nn.Parameter], settings: LoopSettings) -> list[torch.optim.Optimizer]:

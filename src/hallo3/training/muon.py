@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hallo3.training.parallel import add_up, processes, rank
+from hallo3.training.parallel import add_up, local, own_part, processes, rank, whole
 
 # Quintic Newton-Schulz iteration: brings every singular value near 1 in five steps.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -59,14 +59,15 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     shapes.setdefault(tuple(parameter.shape), []).append(parameter)
             matrices = [
-                torch.stack([self._momentum(p, group["momentum"]).flatten(1) for p in parameters])
+                torch.stack([whole(self._momentum(p, group["momentum"])).flatten(1) for p in parameters])
                 for parameters in shapes.values()
             ]
             for parameters, updates in zip(shapes.values(), orthogonal_shared(matrices), strict=True):
                 size = 0.2 * max(updates.shape[1:]) ** 0.5
                 for parameter, update in zip(parameters, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(update.view_as(parameter), alpha=-group["lr"] * size)
+                    part = own_part(update.view(parameter.shape), parameter)
+                    local(parameter).add_(part, alpha=-group["lr"] * size)
 
     def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
         state = self.state[parameter]

@@ -1,17 +1,23 @@
-"""Data parallel training on the cores of one machine.
+"""Training in several processes of one group: whole copies whose gradients are averaged, or numbers spread over all.
 
-Two single-threaded processes that meet once a step do more than one process of two threads, which meet at every
-operation: on a busy machine twice as much.
+On one machine's cores two single-threaded processes that meet once a step do more than one process of two threads,
+which meet at every operation: on a busy machine twice as much. On GPUs the networks are spread (FSDP2), so that
+weights, gradients, averages and the optimiser's state take each device only its share.
 """
 
+import os
 import tempfile
-from collections.abc import Callable, Iterable
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 def rank() -> int:
@@ -29,6 +35,36 @@ def share(items: list[Any]) -> list[Any]:
     return items[rank() :: processes()]
 
 
+def barrier() -> None:
+    """Waits for the other processes."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def mean(value: float) -> float:
+    """Mean of a number over all processes."""
+    if not dist.is_initialized():
+        return value
+    device = torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")
+    total = torch.tensor(value, device=device, dtype=torch.float64)
+    dist.all_reduce(total)
+    return float(total) / processes()
+
+
+def any_failed(failed: bool) -> bool:
+    """Whether something failed in any process."""
+    return any(gather(failed))
+
+
+def gather(value: Any) -> list[Any]:
+    """A small value of every process."""
+    if not dist.is_initialized():
+        return [value]
+    found: list[Any] = [None] * processes()
+    dist.all_gather_object(found, value)
+    return found
+
+
 @torch.no_grad()
 def add_up(tensors: list[Tensor]) -> list[Tensor]:
     """The tensors' sums over all processes, in one exchange; alone the tensors themselves."""
@@ -41,13 +77,75 @@ def add_up(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Averages gradients over all processes. A parameter without a gradient counts as zero; alone nothing happens."""
-    if not dist.is_initialized():
+    """Averages gradients over all processes. A parameter without a gradient counts as zero; alone nothing happens.
+
+    Networks that are spread have done so themselves, in their backward pass.
+    """
+    owners = [p for p in parameters if not is_spread(p)]
+    if not dist.is_initialized() or not owners:
         return
-    owners = list(parameters)
     totals = add_up([torch.zeros_like(p) if p.grad is None else p.grad for p in owners])
     for parameter, total in zip(owners, totals, strict=True):
         parameter.grad = total.div_(processes())
+
+
+def spread(network: nn.Module) -> None:
+    """Spreads a network's numbers over all processes, layer by layer (FSDP2): each keeps a part of every tensor's rows.
+
+    Gradients of a step are averaged over the processes as they come.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    for layer in network.get_submodule("transformer_blocks").children():
+        fully_shard(layer)
+    fully_shard(network)
+
+
+def is_spread(tensor: Tensor) -> bool:
+    """Whether this process holds only a part of the tensor."""
+    return isinstance(tensor, DTensor)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor; every process must ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def own_part(full: Tensor, like: Tensor) -> Tensor:
+    """The rows of a whole tensor that this process holds of `like`."""
+    if not isinstance(like, DTensor):
+        return full
+    chunks = full.chunk(processes())
+    return chunks[rank()] if rank() < len(chunks) else full[:0]
+
+
+def spread_like(full: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, spread as `like` is, whose shape it has."""
+    if not isinstance(like, DTensor):
+        return full.clone()
+    part = own_part(full, like).to(local(like).device).clone()
+    return DTensor.from_local(part, like.device_mesh, like.placements, shape=full.shape, stride=full.stride())
+
+
+@contextmanager
+def launched() -> Iterator[None]:
+    """Joins the group of processes that `torchrun` started, if it did, and leaves it at the end."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    number = int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(number)
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def run_processes(count: int, function: Callable[..., None], *arguments: Any) -> None:
@@ -57,13 +155,24 @@ def run_processes(count: int, function: Callable[..., None], *arguments: Any) ->
         return
     with tempfile.TemporaryDirectory() as folder:
         meeting = Path(folder) / "meeting"
-        torch.multiprocessing.spawn(_start, (count, str(meeting), function, arguments), nprocs=count, daemon=True)
+        given = (count, str(meeting), os.getpid(), function, arguments)
+        torch.multiprocessing.spawn(_start, given, nprocs=count, daemon=True)
 
 
-def _start(number: int, count: int, meeting: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _start(
+    number: int, count: int, meeting: str, parent: int, function: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=number, world_size=count)
     try:
         function(*arguments)
     finally:
         dist.destroy_process_group()
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when its parent is gone: a killed one can't, and its children would go on and on."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)

@@ -2,16 +2,19 @@
 
 import re
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from hallo3.conditions.motion import mask_pixels
 from hallo3.errors import UserError
 from hallo3.sampling.scheduler import Hallo3DPMScheduler
 from hallo3.training.loop import LoopSettings, StepRandom
+
+NETWORKS = {"denoiser": "transformer", "reference_network": "reference_network"}
+"""The networks that are trained, by the names that `trains` uses, and what they are called in a bundle."""
 
 
 class Drops(BaseModel):
@@ -33,6 +36,8 @@ class Phase(BaseModel):
         frozen: Regular expressions that win over `trains`.
         speech: Whether the denoiser hears speech in this phase.
         drops: How often conditions are left out.
+        motion_frames: First frames of the clip that the denoiser is shown beside the portrait (paper: 1, 2 or 4); a
+            bundle made here is animated with as many.
         motion_noise: Mean and deviation of log σ of the noise on motion frames; empty for none.
         motion_mask: Share of pixels that motion frames lose.
         opening: Chance that a clip starts as the first of a video does: portrait and motion frames are its first frame.
@@ -53,6 +58,7 @@ class Phase(BaseModel):
     frozen: tuple[str, ...] = ()
     speech: bool
     drops: Drops = Drops()
+    motion_frames: int = Field(default=2, ge=1)
     motion_noise: tuple[float, float] | tuple[()] = (-3.0, 0.5)
     motion_mask: float = Field(default=0.1, ge=0, le=1)
     opening: float = Field(default=0.0, ge=0, le=1)
@@ -63,6 +69,14 @@ class Phase(BaseModel):
     clip_frames: int = Field(default=49, ge=1)
     batch: int = Field(default=1, ge=1)
     loop: LoopSettings
+
+    @model_validator(mode="after")
+    def _longer_than_its_start(self) -> Self:
+        if self.motion_frames >= self.clip_frames:
+            raise ValueError(
+                f"motion_frames is {self.motion_frames}; a clip of {self.clip_frames} frames must be longer"
+            )
+        return self
 
 
 def choose_parameters(networks: nn.Module, phase: Phase) -> int:
@@ -91,6 +105,7 @@ class PhaseBatch:
         pictures: `(B, 3, 1 + k, H, W)` in [-1, 1]: the portrait and the clip's first k frames.
         text: `(B, L, c)`. face: `(B, c)`. windows: `(B, F, 5, blocks, c)` of speech.
         mouth: `(B, T, h, w)`, the share of each latent cell that the mouth covers.
+        names: Of the clips.
     """
 
     latents: Tensor
@@ -100,10 +115,13 @@ class PhaseBatch:
     face: Tensor
     windows: Tensor
     mouth: Tensor
+    names: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> "PhaseBatch":
         """The batch on a device."""
-        return PhaseBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in values.items()}
+        return PhaseBatch(**moved)
 
 
 def normal(like: Tensor, random: StepRandom) -> Tensor:
@@ -148,18 +166,20 @@ def phase_loss(
     known = image_latents(vae, motion_pictures(batch, phase, random), frames, random)
     known = known * keep["image_latents"][:, None, None, None, None]
     portrait = batch.reference * keep["reference"][:, None, None, None, None]
-    features = networks.get_submodule("reference_network")(
-        torch.cat([portrait, portrait], 2), text if phase.caption_for_reference else torch.zeros_like(text)
-    )
+    denoiser: Any = networks.get_submodule("denoiser")
+    features = None
+    if denoiser.identity.reference:
+        caption = text if phase.caption_for_reference else torch.zeros_like(text)
+        features = networks.get_submodule("reference_network")(torch.cat([portrait, portrait], 2), caption)
     noise = normal(batch.latents, random)
     timesteps = torch.randint(phase.least_timestep, len(scheduler), (count,), generator=random.torch).to(noise.device)
     noisy = scheduler.add_noise(batch.latents, noise, timesteps)
-    prediction = networks.get_submodule("denoiser")(
+    prediction = denoiser(
         torch.cat([noisy, known], 2),
         timesteps,
         text,
         speech=batch.windows * keep["speech"][:, None, None, None, None] if phase.speech else None,
-        face=batch.face,
+        face=None if denoiser.identity.face is None else batch.face,
         reference=features,
     )
     # 1/(1 − ᾱ) · (x0_pred − x0)² is the squared error of v.

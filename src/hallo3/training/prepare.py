@@ -121,9 +121,20 @@ class Prepared:
 
 
 def draw_batch(prepared: list[Prepared], phase: Phase, random: StepRandom) -> PhaseBatch:
-    """A random batch of clips, each with a portrait from the same sample; latents are sampled from their posterior."""
-    items = [_draw(prepared[int(random.numpy.integers(len(prepared)))], phase, random) for _ in range(phase.batch)]
-    return PhaseBatch(**{name: torch.stack([item[name] for item in items]) for name in items[0]})
+    """A random batch of clips, each with a portrait from the same sample; latents are sampled from their posterior.
+
+    Clips of one batch are of one size: the first is drawn from all, the others from those of its size.
+    """
+    items: list[dict[str, Tensor]] = []
+    names: list[str] = []
+    alike = prepared
+    for _ in range(phase.batch):
+        chosen = alike[int(random.numpy.integers(len(alike)))]
+        if not items:
+            alike = [item for item in prepared if item.sample.size == chosen.sample.size]
+        items.append(_draw(chosen, phase, random))
+        names.append(chosen.sample.folder.name)
+    return PhaseBatch(**{name: torch.stack([item[name] for item in items]) for name in items[0]}, names=tuple(names))
 
 
 def _sampled(mean: np.ndarray, deviations: np.ndarray, index: int, random: StepRandom) -> Tensor:
@@ -137,7 +148,7 @@ def _draw(item: Prepared, phase: Phase, random: StepRandom) -> dict[str, Tensor]
     tables, sample, frames = item.tables, item.sample, phase.clip_frames
     clip, portrait = int(random.numpy.integers(len(tables["starts"]))), int(random.numpy.integers(REFERENCES))
     start = int(tables["starts"][clip])
-    seen = sample.frames[[int(tables["portraits"][portrait]), start, start + 1]]
+    seen = sample.frames[[int(tables["portraits"][portrait]), *range(start, start + phase.motion_frames)]]
     rows = torch.from_numpy(tables["speech"][start : start + frames + 4]).float()
     return {
         "latents": _sampled(tables["latents"], tables["deviations"], clip, random),
@@ -146,7 +157,7 @@ def _draw(item: Prepared, phase: Phase, random: StepRandom) -> dict[str, Tensor]
         "text": torch.from_numpy(tables["text"]).float(),
         "face": torch.from_numpy(tables["faces"][portrait]).float(),
         "windows": rows.unfold(0, 5, 1).permute(0, 3, 1, 2),
-        "mouth": latent_mouth(sample.mouth_box[start : start + frames], *sample.frames.shape[1:3]),
+        "mouth": latent_mouth(sample.mouth_box[start : start + frames], *sample.size),
     }
 
 

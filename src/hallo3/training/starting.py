@@ -47,7 +47,7 @@ CONDITIONS: dict[str, Any] = {
 
 
 def make_networks(shared: dict[str, Any], conditions: dict[str, Any], seed: int = 0) -> nn.ModuleDict:
-    """`denoiser` and `reference_network` of the embedded size, ready to be trained from scratch.
+    """`denoiser` and, where it takes one, `reference_network` of the embedded size, ready to be trained from scratch.
 
     Args:
         shared: Configuration that both take. conditions: what only the denoiser takes.
@@ -67,8 +67,12 @@ def make_networks(shared: dict[str, Any], conditions: dict[str, Any], seed: int 
         nn.init.zeros_(network.get_parameter("token_embedding.text_proj.weight"))
     if _has_room(denoiser):
         _stand_still(denoiser)
-    nn.init.zeros_(denoiser.face_projection.proj.weight)
-    return nn.ModuleDict({"denoiser": denoiser, "reference_network": reference})
+    if denoiser.identity.face == "attention":
+        nn.init.zeros_(denoiser.face_projection.proj.weight)
+    networks = nn.ModuleDict({"denoiser": denoiser})
+    if denoiser.identity.reference:
+        networks["reference_network"] = reference
+    return networks
 
 
 @torch.no_grad()

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from hallo3.networks.planar import use_planes
-from hallo3.training.loop import Log, Loop, LoopSettings, StepRandom, load_average
+from hallo3.training.checkpoints import load_average
+from hallo3.training.loop import Log, Loop, LoopSettings, StepRandom
 
 EMBEDDED_VAE: dict[str, Any] = {
     "block_out_channels": (8, 16, 32, 64),
