@@ -30,7 +30,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 embedded-model: $(VENV)/.installed-dev
-	$(BIN)/python -m hallo3.training.embedded all --work work/embedded
+	$(BIN)/python -m hallo3.training.embedded all --work work/embedded \
+		$(if $(PORTRAITS),--portraits "$(PORTRAITS)") $(if $(RECORDINGS),--recordings "$(RECORDINGS)")
 
 clean:
 	rm -rf out build dist
