@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hallo3.bundles.places import embedded_bundle
-from hallo3.evaluation.identity import distances, face_embeddings, slope
+from hallo3.evaluation.identity import distances, face_embeddings, matched_distances, slope
 from hallo3.networks.faces import FaceEncoder
 from hallo3.studio.identity import Identity
 from hallo3.studio.performance import performance
@@ -40,6 +40,19 @@ def test_frames_are_embedded_alike_in_whatever_batches(encoder) -> None:
     whole = face_embeddings(encoder, drawn.frames, drawn.face_box)
     alone = face_embeddings(encoder, drawn.frames[37:38], drawn.face_box[37:38])
     assert np.allclose(whole[37:38], alone, atol=1e-5)
+
+
+def test_a_turned_head_is_still_the_person_among_their_poses() -> None:
+    """Embeddings on an arc by pose: the distance to one pose grows with the turn, to the nearest pose it doesn't."""
+    pose = np.linspace(0, 1, 40)
+    arc = np.stack([np.cos(pose), np.sin(pose), np.zeros(40)], axis=1)
+    gallery = arc[::4]
+    assert distances(arc, arc[0]).max() > 0.4 and matched_distances(arc, gallery).max() < 0.01
+    swapped = np.tile([0.0, 0.0, 1.0], (40, 1))
+    assert matched_distances(swapped, gallery).min() > 0.9
+    away = np.linspace(0, 0.3, 40)[:, None]
+    drifting = np.sqrt(1 - away**2) * arc + away * swapped
+    assert (np.diff(matched_distances(drifting, arc)) > 0).mean() > 0.9
 
 
 def test_a_slope_is_found_and_its_interval_holds_it() -> None:

@@ -1,17 +1,24 @@
 import numpy as np
 import pytest
 
-from hallo3.evaluation.meters import MouthMeter, correlation, mouth_crops, structural_similarity
+from hallo3.evaluation.meters import (
+    MouthMeter,
+    correlation,
+    mouth_crops,
+    partial_correlation,
+    structural_similarity,
+)
 
 
-def talking(opening, seed=0, shift=0):
-    """Flat faces whose mouth is a dark ellipse as high as `opening`, and the mouths' boxes."""
+def talking(opening, seed=0, shift=0, width=None):
+    """Flat faces whose mouth is a dark ellipse as high as `opening` and as wide as `width`, and the mouths' boxes."""
     random = np.random.default_rng(seed)
     frames = np.empty((len(opening), 64, 96, 3), np.uint8)
     skin, lips = random.integers(150, 230, 3), random.integers(20, 80, 3)
     y, x = np.mgrid[:64, :96]
-    for frame, size in zip(frames, opening, strict=True):
-        inside = ((x - 48 - shift) / 9) ** 2 + ((y - 40) / (0.5 + 6 * size)) ** 2 < 1
+    width = np.full(len(opening), 0.5) if width is None else width
+    for frame, size, spread in zip(frames, opening, width, strict=True):
+        inside = ((x - 48 - shift) / (6 + 6 * spread)) ** 2 + ((y - 40) / (0.5 + 6 * size)) ** 2 < 1
         frame[:] = np.where(inside[..., None], lips, skin)
         frame[:] = np.clip(frame + random.normal(0, 3, frame.shape), 0, 255)
     boxes = np.tile(np.array([36.0 + shift, 31.0, 24.0, 18.0]), (len(opening), 1))
@@ -40,6 +47,51 @@ def test_shuffled_and_frozen_mouths_score_nothing(opening):
     still, _ = talking(np.full(50, 0.3))
     assert abs(correlation(meter(still, boxes[50:]), opening[50:])) < 0.4
     assert np.std(meter(still, boxes[50:])) < 0.1 * np.std(opening[50:])
+
+
+@pytest.fixture
+def width(opening):
+    """Goes its own way."""
+    return np.convolve(np.random.default_rng(4).random(104), np.ones(5) / 5, "valid")[:100].clip(0, 1)
+
+
+@pytest.fixture
+def read_width(opening, width):
+    """How well the second half of a video shows a true width, beyond what its opening tells of it."""
+    frames, boxes = talking(opening, width=width)
+    meter = MouthMeter(frames[:50], boxes[:50], width[:50])
+
+    def read(true, shown):
+        video, _ = talking(opening[50:], width=shown[50:])
+        return partial_correlation(meter(video, boxes[50:]), true[50:], opening[50:])
+
+    return read
+
+
+def test_the_width_of_the_truth_is_read(width, read_width):
+    assert read_width(width, width) > 0.9
+
+
+def test_a_mouth_that_opens_rightly_and_never_widens_has_no_width(opening, width, read_width):
+    """Also where the true width partly goes with the opening, so that a meter of one could pass for the other's."""
+    assert abs(read_width(width, np.full(100, 0.5))) < 0.4
+    together = (opening + width) / 2
+    assert read_width(together, together) > 0.6
+    assert abs(read_width(together, np.full(100, 0.5))) < 0.4
+
+
+def test_shuffled_and_reversed_widths_are_wrong(width, read_width):
+    assert abs(read_width(width, np.random.default_rng(2).permutation(width))) < 0.4
+    assert read_width(width, 1 - width) < -0.8
+
+
+def test_what_another_track_explains_is_taken_away():
+    random = np.random.default_rng(5)
+    shared, own, other = random.standard_normal((3, 500))
+    assert correlation(shared + own, shared + other) > 0.4
+    assert abs(partial_correlation(shared + own, shared + other, shared)) < 0.15
+    assert partial_correlation(shared + own, own, np.stack([shared, other], axis=1)) > 0.99
+    assert partial_correlation(shared, own, shared) == 0
 
 
 def test_the_meter_follows_a_mouth_that_moves_in_the_picture(opening):

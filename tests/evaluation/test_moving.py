@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, shift
 
-from hallo3.evaluation.motion import clip_borders, dynamics, flicker, flow_speed, frame_change, light_error, seam_ratio
+from hallo3.evaluation.motion import (
+    clip_borders,
+    dynamics,
+    flicker,
+    flow_speed,
+    frame_change,
+    light_error,
+    mouth_motion,
+    seam_ratio,
+)
 
 LEFT = np.zeros((48, 64), bool)
 LEFT[:, :32] = True
@@ -41,6 +50,21 @@ def test_faster_is_more_and_still_is_none() -> None:
 def test_an_empty_mask_is_refused() -> None:
     with pytest.raises(ValueError, match="mask is empty"):
         dynamics(sliding(1), np.zeros_like(LEFT))
+
+
+def test_a_mouth_moves_where_its_face_does_not() -> None:
+    mouth, still = np.zeros_like(LEFT), np.zeros_like(LEFT)
+    mouth[28:40, 8:24], still[4:20, 8:24] = True, True
+    frames = np.full((6, 48, 64, 3), 200, np.uint8)
+    assert mouth_motion(frames, mouth, still).tolist() == [0] * 5
+    talking = frames.copy()
+    talking[2:4, 30:36, 10:22] = 60
+    assert (mouth_motion(talking, mouth, still) > 20).tolist() == [False, True, False, True, False]
+    # Light that flashes, and a head that goes to and fro, move the whole face.
+    flashing = frames.copy()
+    flashing[3] -= 40
+    assert mouth_motion(flashing, mouth, still) == pytest.approx(0, abs=1e-9)
+    assert abs(mouth_motion(sliding(1.0), mouth, still).mean()) < 0.5 * frame_change(sliding(1.0)[:, 8:40, 8:24]).mean()
 
 
 def test_seams_are_seen_at_borders_only() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hallo3.evaluation.sync import lip_sync, wrong_recordings
+from hallo3.evaluation.sync import follows_loudness, lip_sync, wrong_recordings
 
 
 def opening(seed: int, frames: int = 120) -> np.ndarray:
@@ -42,6 +42,24 @@ def test_tracks_that_do_not_fit_are_refused() -> None:
         lip_sync(opening(0), opening(0, 100))
     with pytest.raises(ValueError, match="at 5 lags"):
         lip_sync(opening(0, 11), opening(0, 11))
+
+
+def moving_with(loudness: np.ndarray, seed: int = 0) -> np.ndarray:
+    """A mouth that opens and shuts at random, more where it is loud: its motion between frames."""
+    return loudness[1:] * np.random.default_rng(seed).random(len(loudness) - 1)
+
+
+def test_lips_that_move_while_it_is_loud_follow_the_loudness() -> None:
+    loudness = opening(4, 250)
+    assert follows_loudness(moving_with(loudness), loudness) > 0.6
+
+
+def test_frozen_trembling_and_shifted_lips_follow_nothing() -> None:
+    loudness = opening(4, 250)
+    assert follows_loudness(np.zeros(249), loudness) == 0
+    assert abs(follows_loudness(moving_with(np.ones(250)), loudness)) < 0.25
+    assert abs(follows_loudness(np.roll(moving_with(loudness), 25), loudness)) < 0.3
+    assert abs(follows_loudness(moving_with(opening(9, 250)), loudness)) < 0.3
 
 
 def test_the_right_mouths_do_not_follow_wrong_recordings() -> None:

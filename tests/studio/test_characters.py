@@ -41,7 +41,7 @@ def test_performances_stay_in_range(style):
     assert acted.num_frames == 500 and all(a.dtype == np.float32 and np.isfinite(a).all() for a in vars(acted).values())
     for name in ("opening", "width", "blink", "smile"):
         assert getattr(acted, name).min() >= 0 and getattr(acted, name).max() <= 1
-    low, high = (0.6, 1.6) if style == "profile" else (0.0, 0.95)
+    low, high = {"profile": (0.6, 1.6), "side": (1.0, 1.6)}.get(style, (0.0, 0.95))
     turn = np.abs(np.mean(acted.yaw))
     assert low <= turn <= high
     assert np.abs(np.diff(acted.yaw)).max() < 0.1

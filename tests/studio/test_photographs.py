@@ -8,6 +8,7 @@ from hallo3.errors import UserError
 from hallo3.studio import photographs
 from hallo3.studio.performance import Performance
 from hallo3.studio.photographs import FaceLabel, Framing, animate, draw_framing, face_labels, find_photographs
+from hallo3.studio.skeleton import KEYPOINTS
 
 HEIGHT, WIDTH = 64, 96
 LABEL = FaceLabel(
@@ -98,6 +99,32 @@ def test_the_box_follows_the_lips(picture):
         _, _, w, h = result.mouth_box[index]
         assert abs(columns.mean() + 0.5 - w / 2) < 0.12 * w
         assert abs(rows.mean() + 0.5 - h / 2) < 0.25 * h
+
+
+def test_keypoints_are_where_the_features_went(picture):
+    """Eyes are the dark spots of the upper face, the lips' edges enclose the dark of the open mouth."""
+    tracks = {"opening": [0.7] * 3, "head_x": [-0.08, 0, 0.08], "yaw": [-0.1, 0, 0.1], "roll": [-0.06, 0, 0.06]}
+    result = animate(picture, LABEL, FRAMING, motion(3, **tracks), HEIGHT, WIDTH)
+    for frame, points, gap in zip(result.frames.astype(int), result.keypoints, result.lip_gap, strict=True):
+        at = dict(zip(KEYPOINTS, points, strict=True))
+        for name in ("eye_left", "eye_right"):
+            x, y = at[name].astype(int)
+            rows, columns = np.nonzero(frame[y - 4 : y + 5, x - 4 : x + 5].max(axis=2) < 90)
+            assert np.hypot(columns.mean() - 4, rows.mean() - 4) < 1.5, name
+        middle = (at["lip_upper"] + at["lip_lower"]) / 2
+        rows, columns = np.nonzero(frame[38:56, 30:66].max(axis=2) < 90)
+        assert np.hypot(columns.mean() + 30.5 - middle[0], rows.mean() + 38.5 - middle[1]) < 1.5
+        assert np.linalg.norm(at["lip_lower"] - at["lip_upper"]) == pytest.approx(gap, abs=0.01)
+        assert at["mouth_left"][0] < middle[0] < at["mouth_right"][0] and at["chin"][1] > at["lip_lower"][1]
+        assert all(np.isnan(at[name]).all() for name in ("nose", "head_top", "neck", "shoulder_left", "hand"))
+
+
+def test_the_corners_of_the_mouth_go_with_its_width(picture):
+    result = animate(picture, LABEL, FRAMING, motion(3, opening=[0.5] * 3, width=[0, 0.5, 1]), HEIGHT, WIDTH)
+    left, right = (result.keypoints[:, KEYPOINTS.index(name), 0] for name in ("mouth_left", "mouth_right"))
+    assert list(right - left) == sorted(right - left)
+    assert (right - left)[1] == pytest.approx(LABEL.mouth_width * WIDTH, rel=0.01)
+    assert not result.foreground_mask.any() and result.foreground_mask.shape == result.subject_mask.shape
 
 
 def test_bars_stay_black(picture):

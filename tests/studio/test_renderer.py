@@ -4,8 +4,9 @@ import pytest
 from hallo3.errors import UserError
 from hallo3.studio.identity import MEN_HAIR, WOMEN_HAIR, Identity
 from hallo3.studio.performance import STYLES, performance
-from hallo3.studio.renderer import KEYPOINTS, render, stream
+from hallo3.studio.renderer import render, stream
 from hallo3.studio.scene import FOREGROUNDS, PLACES, PROPS, STILL_ONLY, Scene
+from hallo3.studio.skeleton import KEYPOINTS
 
 
 def _clip(seed: int, frames: int = 3, style: str = "conversation", dynamic: bool | None = None):
@@ -30,7 +31,8 @@ def _inside(point, box, margin=0.0):
 
 def test_the_same_seed_gives_the_same_frames():
     first, second = (render(*_clip(5), 64, 96) for _ in range(2))
-    assert all(np.array_equal(getattr(first, name), getattr(second, name)) for name in vars(first))
+    for name, values in vars(first).items():
+        np.testing.assert_array_equal(values, getattr(second, name), name)
     assert not np.array_equal(first.frames, render(*_clip(6), 64, 96).frames)
 
 
@@ -125,6 +127,65 @@ def test_a_profile_shows_the_side():
     assert out.face_box[2, 2] < 0.85 * out.face_box[1, 2]
 
 
+def _points(out, *names):
+    return (out.keypoints[:, KEYPOINTS.index(name)] for name in names)
+
+
+def test_the_skeleton_is_in_the_order_of_a_body():
+    identity, scene, acted = _clip(12)
+    out = render(
+        identity, scene, _held(acted, yaw=[0.0, 0.0], pitch=[0.0] * 2, roll=[0.0, 0.3], body_yaw=[0.0] * 2), 128, 192
+    )
+    top, eye, chin, neck, shoulder = (
+        p[0] for p in _points(out, "head_top", "eye_left", "chin", "neck", "shoulder_left")
+    )
+    assert top[1] < eye[1] < chin[1] < shoulder[1] and chin[1] - 4 < neck[1] < shoulder[1]
+    across = [p[0, 0] for p in _points(out, "shoulder_left", "ear_left", "eye_left", "nose", "eye_right", "ear_right")]
+    assert across == sorted(across)
+    # The head tilts to the right; shoulders stay.
+    tops, ears, shoulders = _points(out, "head_top", "ear_left", "shoulder_left")
+    assert tops[1, 0] > tops[0, 0] + 8 and ears[1, 1] < ears[0, 1] - 4
+    assert np.allclose(shoulders[0], shoulders[1])
+    assert np.isnan(out.keypoints[:, KEYPOINTS.index("hand")]).all()
+    assert np.isfinite(out.keypoints[:, : KEYPOINTS.index("hand")]).all()
+
+
+def test_ears_and_shoulders_are_seen_where_they_are_said_to_be():
+    """Both are painted in colours of their own, and found again by these."""
+    identity, scene, acted = _clip(12, dynamic=False)
+    values = {
+        **identity.to_dict(),
+        "hair": "bald",
+        "hat": "none",
+        "glasses": "none",
+        "beard": "none",
+        "clothes": "t-shirt",
+    }
+    bare = Identity.from_dict({**values, "clothes_rgb": (0.0, 0.9, 0.0), "pattern": "plain", "earrings": False})
+    out = render(bare, scene, _held(acted, yaw=[0.0], roll=[0.0], pitch=[0.0], body_yaw=[0.0]), 192, 288)
+    left, right = (p[0].astype(int) for p in _points(out, "shoulder_left", "shoulder_right"))
+    for x, y in (left, right):
+        red, leaf, blue = out.frames[0, y + 6, x].astype(int)
+        assert leaf > 1.3 * max(red, blue), "below the joint there is cloth"
+        assert out.subject_mask[0, y - 16, x] == 0, "above the shoulder there is air"
+    for ear, outwards in zip((p[0].astype(int) for p in _points(out, "ear_left", "ear_right")), (-1, 1), strict=True):
+        assert out.subject_mask[0, ear[1], ear[0]] and not out.subject_mask[0, ear[1], ear[0] + 8 * outwards]
+
+
+@pytest.mark.parametrize(("prop", "held"), [("phone", True), ("microphone", True), ("desk microphone", False)])
+def test_a_hand_is_where_something_is_held(prop, held):
+    identity, scene, acted = _clip(10, dynamic=False)
+    values = {**scene.to_dict(), "head_height": 0.5, "centre": (0.5, 0.4)}
+    out = render(identity, Scene.from_dict({**values, "prop": prop}), acted[:1], 128, 192)
+    (hand,) = next(_points(out, "hand"))
+    assert np.isfinite(hand).all() == held
+    if held:
+        bare = render(identity, Scene.from_dict(values), acted[:1], 128, 192)
+        x, y = hand.astype(int)
+        near = np.s_[0, y - 2 : y + 3, x - 2 : x + 3]
+        assert (np.abs(out.frames[near].astype(int) - bare.frames[near]).sum(axis=-1) > 30).mean() > 0.8
+
+
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (37, 53), (150, 101), (61, 240)])
 def test_odd_sizes(height, width):
     out = render(*_clip(2, 1), height, width)
@@ -172,3 +233,9 @@ def test_things_before_the_character_move_only_if_dynamic(foreground):
         assert not np.array_equal(bare.frames, covered.frames)
         assert np.all(covered.subject_mask <= bare.subject_mask)
         assert np.array_equal(covered.frames[0], covered.frames[1]) != dynamic
+        # Leaves hide what is behind them; blurred lights let it through.
+        hidden = covered.foreground_mask.astype(bool)
+        assert hidden.any() == (foreground == "leaves") and not bare.foreground_mask.any()
+        assert not (hidden & covered.subject_mask.astype(bool)).any()
+        assert np.array_equal(covered.subject_mask[~hidden], bare.subject_mask[~hidden])
+        assert (covered.frames != bare.frames).any(axis=-1)[hidden].sum() >= 0.99 * hidden.sum()

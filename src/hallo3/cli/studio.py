@@ -177,23 +177,40 @@ def _size(text: str) -> tuple[int, int]:
 @app.command()
 def score(
     bundle: Annotated[str, typer.Argument(help="Bundle to score, of the embedded one's size.")] = "embedded",
-    out: Annotated[Path, Option(help="Folder for scores.json and contact sheets.")] = Path("scores"),
+    out: Annotated[Path, Option(help="Folder for contact sheets and scores.json.")] = Path("scores"),
+    json_file: Annotated[
+        Path | None, Option("--json", help="File for the scores, instead of scores.json.", show_default=False)
+    ] = None,
     photographs: Annotated[
         Path | None, Option(help="Folder of photographs that were not trained on.", show_default=False)
     ] = None,
     recordings: Recordings = None,
-    count: Annotated[int, Option(min=2, help="Drawn cases, of people and voices never trained on.")] = 20,
+    count: Annotated[int, Option(min=2, help="Drawn cases, of people and voices never trained on.")] = 16,
     seconds: Annotated[float, Option(min=0.6, help="Length of a drawn case.")] = 4.0,
-    still: Annotated[int, Option(min=0, help="Drawn cases of ten seconds in still surroundings.")] = 5,
+    still: Annotated[int, Option(min=0, help="Drawn cases of ten seconds in still surroundings.")] = 3,
+    poses: Annotated[int, Option(min=0, help="Drawn cases in profile, from above and from below: each.")] = 3,
+    pairs: Annotated[int, Option(min=0, help="Portraits prompted with moving and with still surroundings.")] = 7,
+    long_count: Annotated[int, Option(min=0, help="Long drawn cases, to see whether a face stays who it is.")] = 1,
+    long: Annotated[float, Option(min=4, help="Length of a long drawn case, in seconds.")] = 20.0,
 ) -> None:
-    """Measure how well a bundle's mouths, pictures and identities hold; exit code 1 when a bar is missed."""
-    from ..training.score import passes, report, score_bundle
+    """Measure a bundle's mouths, faces, surroundings and seams beside the truth's; exit code 1 when a bar is missed."""
+    from ..training.score import Extent, score_bundle
+    from ..training.score_table import passes, report
+    from .progress import counted
 
-    scores = score_bundle(
-        bundle, out, photographs=photographs, recordings=recordings, count=count, seconds=seconds, still=still
-    )
+    extent = Extent(count, seconds, still, poses, pairs, long_count, long)
+    with counted("videos") as progress:
+        scores = score_bundle(
+            bundle,
+            out,
+            extent,
+            json_file=json_file,
+            photographs=photographs,
+            recordings=recordings,
+            progress=progress,
+        )
     report(scores)
-    if not all(passes(name, value) for name, value in scores.items()):
+    if not all(passes(name, found.value) for name, found in scores.items()):
         raise typer.Exit(1)
 
 

@@ -1,6 +1,5 @@
 """Whether a face stays who it is: distances of embeddings, and their slope over time."""
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -8,22 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .meters import Floats
+from .statistics import Interval
 
 BATCH = 32
-
-
-@dataclass(frozen=True)
-class Slope:
-    """A line through a track.
-
-    Attributes:
-        value: Change a second.
-        low, high: Ends of the 95 % interval by block bootstrap.
-    """
-
-    value: float
-    low: float
-    high: float
 
 
 def face_embeddings(encoder: Any, frames: NDArray[np.uint8], boxes: Floats) -> Floats:
@@ -53,8 +39,16 @@ def distances(vectors: Floats, to: Floats) -> Floats:
     return 1 - vectors @ to
 
 
-def slope(track: Floats, fps: float = 25.0, rounds: int = 500, block: float = 1.0, seed: int = 0) -> Slope:
-    """The slope of a track `(F,)` a second, with its interval.
+def matched_distances(vectors: Floats, gallery: Floats) -> Floats:
+    """Cosine distances `(F,)` of embeddings `(F, c)` to the nearest of a gallery `(n, c)`, all of unit length.
+
+    A gallery that shows a person in many poses takes the pose out of the comparison.
+    """
+    return (1 - vectors @ gallery.T).min(axis=1)
+
+
+def slope(track: Floats, fps: float = 25.0, rounds: int = 500, block: float = 1.0, seed: int = 0) -> Interval:
+    """The slope of a track `(F,)` a second, with its 95 % interval.
 
     Neighbouring frames are alike, so whole blocks of residuals are drawn again (moving block bootstrap).
 
@@ -77,4 +71,4 @@ def slope(track: Floats, fps: float = 25.0, rounds: int = 500, block: float = 1.
         drawn = np.concatenate([rest[start : start + size] for start in starts])[: len(track)]
         values.append(float(line_of(line + drawn)[0]))
     low, high = np.percentile(values, [2.5, 97.5])
-    return Slope(float(line_of(np.asarray(track))[0]), float(low), float(high))
+    return Interval(float(line_of(np.asarray(track))[0]), float(low), float(high))

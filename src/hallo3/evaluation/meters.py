@@ -1,9 +1,12 @@
 """Meters of talking video with known truth, as plain functions over arrays."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
+Frames = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
 
 
 def correlation(a: Floats, b: Floats) -> float:
@@ -13,11 +16,21 @@ def correlation(a: Floats, b: Floats) -> float:
     return float((a * b).sum() / size) if size > 1e-9 else 0.0
 
 
-def mouth_crops(frames: NDArray[np.uint8], boxes: Floats, size: tuple[int, int] = (12, 16)) -> Floats:
+def partial_correlation(a: Floats, b: Floats, given: Floats) -> float:
+    """Correlation of what is left of two tracks `(F,)` after the straight-line part of others `(F, k)` is taken away.
+
+    Lips that open are also drawn in or spread: a meter of their width must not be right for what the opening tells.
+    """
+    known = np.column_stack([np.ones(len(given)), given])
+    rest = [track - known @ np.linalg.lstsq(known, np.asarray(track, np.float64), rcond=None)[0] for track in (a, b)]
+    return correlation(*rest)
+
+
+def mouth_crops(frames: Frames, boxes: Floats, size: tuple[int, int] = (12, 16)) -> Floats:
     """The mouth of every frame, brought to one size: `(F, rows, columns, 3)` float32 in 0…1.
 
     Args:
-        frames: `(F, H, W, 3)`.
+        frames: `(F, H, W, 3)`, or F frames `(H, W, 3)`.
         boxes: `(F, 4)` x, y, w, h in pixels.
         size: Rows and columns.
     """
@@ -41,23 +54,24 @@ def _bilinear(image: NDArray[np.uint8], rows: Floats, columns: Floats) -> Floats
 
 
 class MouthMeter:
-    """Mouth opening of a person's frames, learned from true frames of the same person.
+    """The shape of a person's mouth in frames, learned from true frames of the same person.
 
-    A ridge regression from the mouth's pixels to the true opening. It knows one person in one place, so it measures
-    what a generated video of that person shows, whatever the colours of lips and skin.
+    A ridge regression from the mouth's pixels to one true number a frame: how far it opens, or how wide it is. It knows
+    one person in one place, so it measures what a generated video of that person shows, whatever the colours of lips
+    and skin. What it learned from must show openings and widths that don't go together, or it takes one for the other.
     """
 
-    def __init__(self, frames: NDArray[np.uint8], boxes: Floats, opening: Floats, ridge: float = 1.0):
-        """Args: frames `(F, H, W, 3)`, boxes `(F, 4)` and opening `(F,)` of the truth; ridge: strength of the prior."""
+    def __init__(self, frames: Frames, boxes: Floats, shape: Floats, ridge: float = 1.0):
+        """Args: frames `(F, H, W, 3)`, boxes `(F, 4)` and shape `(F,)` of the truth; ridge: strength of the prior."""
         crops = mouth_crops(frames, boxes).reshape(len(frames), -1).astype(np.float64)
-        self.mean, self.level = crops.mean(0), float(np.mean(opening))
+        self.mean, self.level = crops.mean(0), float(np.mean(shape))
         centred = crops - self.mean
         kernel = centred @ centred.T
-        weights = np.linalg.solve(kernel + ridge * np.eye(len(kernel)), np.asarray(opening, np.float64) - self.level)
+        weights = np.linalg.solve(kernel + ridge * np.eye(len(kernel)), np.asarray(shape, np.float64) - self.level)
         self.weights = centred.T @ weights
 
-    def __call__(self, frames: NDArray[np.uint8], boxes: Floats) -> Floats:
-        """Opening `(F,)`, about 0…1, of frames `(F, H, W, 3)` whose mouths lie in `boxes`."""
+    def __call__(self, frames: Frames, boxes: Floats) -> Floats:
+        """Opening or width `(F,)`, about 0…1, of frames `(F, H, W, 3)` whose mouths lie in `boxes`."""
         crops = mouth_crops(frames, boxes).reshape(len(frames), -1)
         return (crops - self.mean) @ self.weights + self.level
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from .meters import Floats, correlation
 
 LAGS = 5  # frames looked at on either side: 0.2 s, where people notice that sound and lips are apart
+SYLLABLE = 5  # frames
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,16 @@ def _overlap(track: Floats, truth: Floats, shift: int) -> tuple[Floats, Floats]:
     if shift >= 0:
         return track[shift:], truth[: len(truth) - shift]
     return track[:shift], truth[-shift:]
+
+
+def follows_loudness(motion: Floats, loudness: Floats, window: int = SYLLABLE) -> float:
+    """Correlation of a mouth's motion `(F − 1,)` between frames with how loud the speech is `(F,)`.
+
+    For pictures whose mouths have no truth: lips move while somebody speaks. Both are averaged over `window` frames,
+    because lips also rest open within a syllable.
+    """
+    calm = np.hanning(window + 2)[1:-1]
+    return correlation(*(np.convolve(track, calm, "same") for track in (motion, loudness[1:])))
 
 
 def wrong_recordings(

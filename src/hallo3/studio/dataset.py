@@ -30,7 +30,7 @@ from .voices import Recording, Split, recordings
 
 TRUTH = (
     *("opening", "width", "loudness", "phone_class", "face_box", "mouth_box", "subject_mask"),
-    *("yaw", "pitch", "roll", "lip_gap"),
+    *("foreground_mask", "yaw", "pitch", "roll", "keypoints", "lip_gap"),
 )
 
 
@@ -40,7 +40,9 @@ class Sample:
 
     frames: (F,H,W,3) uint8. speech: (F·640,) float32 at 16 kHz. opening, width, loudness: (F,) 0…1; phone_class: (F,);
     see `articulation`. face_box, mouth_box: (F,4) float32 x, y, w, h in pixels. subject_mask: (F,H,W) uint8, exact when
-    drawn, head and shoulders roughly in photographs. yaw, pitch, roll: (F,) radians. lip_gap: (F,) pixels.
+    drawn, head and shoulders roughly in photographs; foreground_mask: (F,H,W) uint8, what stands before the subject;
+    the rest are surroundings. yaw, pitch, roll: (F,) radians. keypoints: (F,K,2) float32, the skeleton in pixels as
+    `skeleton.KEYPOINTS`, NaN where not there or not known. lip_gap: (F,) pixels.
     identity: equal for the same person. meta: how it was made.
     """
 
@@ -53,9 +55,11 @@ class Sample:
     face_box: np.ndarray
     mouth_box: np.ndarray
     subject_mask: np.ndarray
+    foreground_mask: np.ndarray
     yaw: np.ndarray
     pitch: np.ndarray
     roll: np.ndarray
+    keypoints: np.ndarray
     lip_gap: np.ndarray
     caption: str
     identity: str
@@ -96,19 +100,35 @@ def sample(
     height: int = 128,
     width: int = 192,
     material: Material | None = None,
+    style: str | None = None,
+    place: str | None = None,
+    dynamic: bool | None = None,
 ) -> Sample:
-    """The clip of a seed: the same seed, split, sizes and material give the same clip."""
+    """The clip of a seed: the same arguments give the same clip.
+
+    style: how a drawn person moves, one of `performance.STYLES`. place, dynamic: the surroundings, as `Scene.sample`
+    takes them; where both are given, the same person says the same and moves alike whether the surroundings move or
+    not. None leaves it to chance. Raises ValueError for a style or a place that can't be.
+    """
     material = material or Material()
     rng = np.random.default_rng([zlib.crc32(b"sample"), split == "test", seed])
     usable = [item for item in material.photographs if item.label.split == split and not item.label.teeth]
     speech = speech_clip(seed, frames, split, material.recorded)
     if usable and rng.random() < material.photograph_share:
         return _from_photograph(rng, usable, speech, seed, height, width)
-    return _drawn(rng, speech, f"{split}-{seed}", seed, height, width)
+    return _drawn(rng, speech, f"{split}-{seed}", seed, height, width, style, place, dynamic)
 
 
 def _drawn(
-    rng: np.random.Generator, speech: SpeechClip, identity_name: str, seed: int, height: int, width: int
+    rng: np.random.Generator,
+    speech: SpeechClip,
+    identity_name: str,
+    seed: int,
+    height: int,
+    width: int,
+    style: str | None,
+    place: str | None,
+    dynamic: bool | None,
 ) -> Sample:
     from .captions import caption
     from .identity import Identity
@@ -116,8 +136,8 @@ def _drawn(
     from .renderer import render
     from .scene import Scene
 
-    identity, scene = Identity.sample(rng), Scene.sample(rng)
-    motion = performance(rng, speech.movement.opening, speech.movement.width)
+    identity, scene = Identity.sample(rng), Scene.sample(rng, dynamic, place)
+    motion = performance(rng, speech.movement.opening, speech.movement.width, style)
     words = caption(rng, identity, scene, motion)
     result = render(identity, scene, motion, height, width)
     meta = {"seed": seed, "speech": speech.source, "identity": identity.to_dict(), "scene": scene.to_dict()}
@@ -163,9 +183,11 @@ def _sample(
         face_box=np.asarray(result.face_box, np.float32),
         mouth_box=np.asarray(result.mouth_box, np.float32),
         subject_mask=np.asarray(result.subject_mask, np.uint8),
+        foreground_mask=np.asarray(result.foreground_mask, np.uint8),
         yaw=result.yaw,
         pitch=result.pitch,
         roll=result.roll,
+        keypoints=result.keypoints,
         lip_gap=np.asarray(result.lip_gap, np.float32),
         caption=words,
         identity=identity,

@@ -56,7 +56,10 @@ _RINGS = np.array(
 
 @dataclass
 class Model:
-    """Meshes of one character in one set of arrays, and the indices that the deformation and the truth need."""
+    """Meshes of one character in one set of arrays, and the indices that the deformation and the truth need.
+
+    keypoints: the vertices whose middle each of `skeleton.KEYPOINTS` is; those that the character lacks are missing.
+    """
 
     rest: np.ndarray
     attributes: np.ndarray
@@ -75,6 +78,7 @@ class Model:
     mouth_half_width: float
     oval: np.ndarray
     landmarks: dict[str, int] = field(default_factory=dict)
+    keypoints: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def mouth_half_width(identity: Identity) -> float:
@@ -146,6 +150,7 @@ def _assemble(parts: list[Part]) -> Model:
         mouth_rows=0,
         mouth_half_width=0.0,
         oval=np.zeros(0),
+        keypoints={n: own + o for p, o in zip(parts, offsets[:-1], strict=True) for n, own in p.keypoints.items()},
     )
 
 
@@ -172,7 +177,9 @@ def _mark(model: Model, identity: Identity, mouth_columns: np.ndarray) -> None:
         "lip_upper": int(model.upper_lip[middle]),
         "lip_lower": int(model.lower_lip[middle]),
         "chin": nearest(0.0, float(head[head[:, 2] > 0.6, 1].min())),
+        "head_top": int(np.argmax(head[:, 1])),
     }
+    model.keypoints |= {name: np.array([index]) for name, index in model.landmarks.items()}
 
 
 def _rings(identity: Identity) -> np.ndarray:
@@ -299,6 +306,7 @@ def _ears(identity: Identity) -> list[Part]:
         head = 0.755 * identity.shape["head_width"]
         ear.vertices = np.stack([x + side * (head + 0.045), v[:, 1] - 0.10, z - 0.10], axis=-1)
         ear.attributes = np.concatenate([local / (0.235 * size), np.full((len(v), 1), 1.0)], axis=1)
+        ear.keypoints["ear_left" if side < 0 else "ear_right"] = np.arange(len(v))
         parts.append(ear)
     return parts
 
@@ -329,7 +337,8 @@ def _neck(identity: Identity) -> list[Part]:
     v = grid.reshape(-1, 3)
     attributes = np.concatenate([v, np.zeros((len(v), 1))], axis=1)
     weight = np.clip((v[:, 1] + 1.5) / 0.8, 0, 1)
-    return [Part(v, grid_triangles(14, 40), SKIN, attributes, weight)]
+    base = np.flatnonzero(v[:, 1] < -1.3)
+    return [Part(v, grid_triangles(14, 40), SKIN, attributes, weight, {"neck": base})]
 
 
 def _torso(identity: Identity) -> list[Part]:
@@ -351,7 +360,11 @@ def _torso(identity: Identity) -> list[Part]:
     grid = _ring_stack(keys, 34, 64, 0.92)
     v = grid.reshape(-1, 3)
     attributes = np.concatenate([v, np.zeros((len(v), 1))], axis=1)
-    return [Part(v, grid_triangles(34, 64), CLOTH, attributes, np.zeros(len(v)))]
+    joints = {
+        name: np.argmin(np.abs(v - [side * 1.3 * s, -1.72, -0.26]).sum(axis=1), keepdims=True)
+        for name, side in (("shoulder_left", -1), ("shoulder_right", 1))
+    }
+    return [Part(v, grid_triangles(34, 64), CLOTH, attributes, np.zeros(len(v)), joints)]
 
 
 def _glasses(identity: Identity, surface: HeadSurface) -> list[Part]:
@@ -386,6 +399,7 @@ def _hand(origin: tuple[float, float, float], side: float) -> list[Part]:
     """A loose fist around something upright at origin: palm, four fingers, thumb and forearm."""
     x, y, z = origin
     parts = [ball((x + side * 0.10, y, z - 0.02), (0.13, 0.21, 0.12), PALM, 12, 14)]
+    parts[0].keypoints["hand"] = np.arange(len(parts[0].vertices))
     for k in range(4):
         yk = y + 0.16 - 0.105 * k
         curve = np.array(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 FPS = 25.0
-STYLES = ("calm", "conversation", "lively", "profile", "high", "low")
+STYLES = ("calm", "conversation", "lively", "profile", "high", "low", "side")
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def performance(
         rng: source of all chance.
         opening: (F,) 0..1.
         width: (F,) 0..1.
-        style: one of `STYLES`; None draws one. `profile` turns by 40 to 75 degrees, `high` and `low` are views from
-            above and below, the others look within 35 degrees of the camera.
+        style: one of `STYLES`; None draws one, but never `side`. `profile` turns by 40 to 75 degrees, `side` by 65 to
+            75, `high` and `low` are views from above and below, the others look within 35 degrees of the camera.
 
     Raises:
         ValueError: for arrays of unequal length or an unknown style.
@@ -65,7 +65,7 @@ def performance(
     opening, width = np.asarray(opening, np.float32), np.asarray(width, np.float32)
     if opening.ndim != 1 or opening.shape != width.shape or not len(opening):
         raise ValueError(f"opening and width must be equally long and not empty, not {opening.shape} and {width.shape}")
-    chosen = style or str(rng.choice(STYLES, p=[0.30, 0.36, 0.16, 0.08, 0.05, 0.05]))
+    chosen = style or str(rng.choice(STYLES, p=[0.30, 0.36, 0.16, 0.08, 0.05, 0.05, 0.0]))
     if chosen not in STYLES:
         raise ValueError(f"unknown style {chosen!r}, expected one of {', '.join(STYLES)}")
     count = len(opening)
@@ -106,6 +106,8 @@ def _view(rng: np.random.Generator, style: str) -> tuple[float, float]:
     sign = float(rng.choice([-1.0, 1.0]))
     if style == "profile":
         return sign * float(np.radians(rng.uniform(40, 72))), float(rng.normal(0, 0.05))
+    if style == "side":
+        return sign * float(np.radians(rng.uniform(65, 75))), float(rng.normal(0, 0.05))
     yaw = float(np.radians(np.clip(rng.normal(0, 15), -32, 32)))
     pitch = float(rng.normal(0, 0.06))
     if style == "high":

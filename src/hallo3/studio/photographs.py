@@ -20,8 +20,9 @@ from PIL import Image
 from hallo3.errors import UserError
 
 from .performance import Performance
+from .skeleton import KEYPOINTS
 from .voices import Split
-from .warping import FRAME_FIELDS, GAP, bend
+from .warping import FRAME_FIELDS, GAP, UPPER, bend, mouth_stretch
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,20 @@ class Animated:
     """Frames of a talking photograph and where things are in them; fields as `renderer.Rendered` names them.
 
     frames: (F,H,W,3) uint8. face_box, mouth_box: (F,4) float32 x, y, w, h in pixels. subject_mask: (F,H,W) uint8,
-    roughly head and shoulders. yaw, pitch, roll: (F,) radians relative to the photograph. lip_gap: (F,) pixels.
+    roughly head and shoulders; foreground_mask: zeros, what stands before a person in a photograph is not known. yaw,
+    pitch, roll: (F,) radians relative to the photograph. keypoints: (F,K,2) float32 as `skeleton.KEYPOINTS`; eyes,
+    mouth and chin are known, the others NaN. lip_gap: (F,) pixels.
     """
 
     frames: np.ndarray
     face_box: np.ndarray
     mouth_box: np.ndarray
     subject_mask: np.ndarray
+    foreground_mask: np.ndarray
     yaw: np.ndarray
     pitch: np.ndarray
     roll: np.ndarray
+    keypoints: np.ndarray
     lip_gap: np.ndarray
 
 
@@ -218,6 +223,7 @@ def animate(
         yaw=frames[:, 4].astype(np.float32),
         pitch=frames[:, 5].astype(np.float32),
         roll=frames[:, 2].astype(np.float32),
+        keypoints=_keypoints(label, face, frames, canvas, size),
         lip_gap=(GAP * frames[:, 8] * unit / step).astype(np.float32),
         **_truth(label, face, frames, canvas, (size[0], size[1]), height, width),
     )
@@ -280,16 +286,52 @@ def _truth(
         "face_box": _clipped(middle, face_size, height, width),
         "mouth_box": _clipped(mouth, np.broadcast_to(mouth_size, middle.shape), height, width),
         "subject_mask": mask,
+        "foreground_mask": np.zeros_like(mask),
     }
 
 
-def _moved(point: np.ndarray, face: np.ndarray, frames: np.ndarray, canvas: np.ndarray) -> np.ndarray:
-    """(F, 2) canvas positions of a point of the still that moves with the head; the middle of the face turns most."""
+def _keypoints(
+    label: FaceLabel, face: np.ndarray, frames: np.ndarray, canvas: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+    """(F, K, 2) canvas positions of eyes, mouth and chin, as `warping.bend` puts them."""
+    unit, half, chin = face[11], face[10], face[12]
+    gap = GAP * frames[:, 8]
+    corner = half * np.array([mouth_stretch(float(width)) for width in frames[:, 9]])
+    none = np.zeros(len(frames))
+    # Along the lips and towards the chin, in face units from the lips' middle.
+    mouth = {
+        "mouth_left": (-corner, none),
+        "mouth_right": (corner, none),
+        "lip_upper": (none, -UPPER * gap),
+        "lip_lower": (none, (1 - UPPER) * gap),
+        "chin": (none, chin + (1 - UPPER) * gap),
+    }
+    points = {
+        name: np.stack([face[6] + unit * (face[8] * u - face[9] * v), face[7] + unit * (face[9] * u + face[8] * v)])
+        for name, (u, v) in mouth.items()
+    }
+    for name, (x, y) in (("eye_left", label.left_eye), ("eye_right", label.right_eye)):
+        points[name] = np.tile([[x * size[0]], [y * size[1]]], len(frames))
+    found = np.full((len(frames), len(KEYPOINTS), 2), np.nan, np.float32)
+    for name, point in points.items():
+        reach = np.hypot((point[0] - face[0]) / face[2], (point[1] - face[1]) / face[3])
+        depth = np.sqrt(1 - 0.85 * np.minimum(reach, 1) ** 2)
+        found[:, KEYPOINTS.index(name)] = _moved(point, face, frames, canvas, depth)
+    return found
+
+
+def _moved(
+    point: np.ndarray, face: np.ndarray, frames: np.ndarray, canvas: np.ndarray, depth: np.ndarray | float = 0.8
+) -> np.ndarray:
+    """(F, 2) canvas positions of a point of the still, (2,) or (2, F), that moves with the head.
+
+    depth: How far before the head's axis it lies, 0…1: the middle of the face turns most.
+    """
     unit = face[11]
-    relative = point - face[4:6]
+    relative = point[0] - face[4], point[1] - face[5]
     cos, sin = np.cos(frames[:, 2]) * frames[:, 3], np.sin(frames[:, 2]) * frames[:, 3]
-    x = face[4] + cos * relative[0] - sin * relative[1] + frames[:, 0] * unit + frames[:, 4] * 0.8 * face[2]
-    y = face[5] + sin * relative[0] + cos * relative[1] + frames[:, 1] * unit - frames[:, 5] * 0.8 * face[3]
+    x = face[4] + cos * relative[0] - sin * relative[1] + frames[:, 0] * unit + frames[:, 4] * depth * face[2]
+    y = face[5] + sin * relative[0] + cos * relative[1] + frames[:, 1] * unit - frames[:, 5] * depth * face[3]
     x, y = x - frames[:, 6] * unit, y - frames[:, 7] * unit
     return np.stack([(x - canvas[0]) / canvas[2], (y - canvas[1]) / canvas[2]], axis=1)
 

@@ -17,10 +17,9 @@ from hallo3.studio.performance import Performance
 from hallo3.studio.raster import PIVOT, deform_face, fill_mouth, owner_bounds, pose, project, rasterise, vertex_normals
 from hallo3.studio.scene import FOREGROUNDS, PLACES, Scene
 from hallo3.studio.shading import SAMPLES, SHADOW_SIZE, Light, resolve, shadow_view, tone_table
+from hallo3.studio.skeleton import KEYPOINTS
 from hallo3.studio.surfaces import TWO_SIDED
 
-KEYPOINTS = ("eye_left", "eye_right", "nose", "mouth_left", "mouth_right", "lip_upper", "lip_lower", "chin")
-"""Order of `Rendered.keypoints`; left and right as seen in the picture when the character faces it."""
 HEAD_UNITS = 2.33
 """Crown to chin in head units."""
 BEARDS = ("none", "stubble", "moustache", "goatee", "full")
@@ -33,8 +32,10 @@ class Rendered:
 
     frames: (F,H,W,3) uint8. face_box: outline of the face without hair and ears. mouth_box: the mouth at any opening,
     with a margin. head_box: everything that turns with the head and is seen. subject_mask: (F,H,W) uint8, 1 where the
-    character is seen, without what stands before it. yaw, pitch, roll: (F,) radians. keypoints: (F,8,2)
-    float32 in the order of `KEYPOINTS`, not clipped.
+    character is seen, without what stands before it; foreground_mask: likewise, 1 where something dense stands before
+    everything (blurred lights are not: one sees through them); the rest are surroundings. yaw, pitch, roll: (F,)
+    radians. keypoints: (F,K,2) float32 x, y in pixels in the order of `skeleton.KEYPOINTS`, not clipped, NaN where the
+    character has none.
     lip_gap: (F,) distance of the lips' inner edges in head units, times pixels per unit: pixels.
     """
 
@@ -43,6 +44,7 @@ class Rendered:
     mouth_box: np.ndarray
     head_box: np.ndarray
     subject_mask: np.ndarray
+    foreground_mask: np.ndarray
     yaw: np.ndarray
     pitch: np.ndarray
     roll: np.ndarray
@@ -120,11 +122,12 @@ class _Canvas:
             self.owner, self.bary, arrays, self._moving_look(p, i, light), light, self.shadow[0], self.background,
             self.tone, frame, mask,
         )  # fmt: skip
+        free = np.ones_like(mask)
         if self.scene.foreground != "none":
             kind = FOREGROUNDS.index(self.scene.foreground)
             shift = 1.3 * float(p.camera_x[i]), 1.3 * float(p.camera_y[i])
-            paint_foreground(kind, time, self.seed, *shift, frame, mask)
-        return {"frames": frame, "subject_mask": mask, **self._truth(head)}
+            paint_foreground(kind, time, self.seed, *shift, frame, free)
+        return {"frames": frame, "subject_mask": mask & free, "foreground_mask": 1 - free, **self._truth(head)}
 
     def _paint_background(self, time: float, shift_x: float, shift_y: float) -> None:
         """Fill the background, unless it is what the last frame had."""
@@ -183,7 +186,8 @@ class _Canvas:
     def _truth(self, head: np.ndarray) -> dict[str, np.ndarray]:
         m = self.model
         pixels = self.screen[:, :2] / SAMPLES
-        marks = [m.landmarks[name] for name in KEYPOINTS]
+        nowhere = np.full(2, np.nan, np.float32)
+        marks = [pixels[m.keypoints[name]].mean(axis=0) if name in m.keypoints else nowhere for name in KEYPOINTS]
         seen = owner_bounds(self.owner, self.of_head) / SAMPLES
         half, y = m.mouth_half_width, float(m.rest[m.landmarks["lip_upper"], 1])
         z = float(m.rest[m.landmarks["lip_upper"], 2])
@@ -199,7 +203,7 @@ class _Canvas:
             "face_box": self._box(pixels[m.oval]),
             "mouth_box": self._box(screen[:, :2]),
             "head_box": self._box(seen if seen[1, 0] > 0 else pixels[m.oval]),
-            "keypoints": pixels[marks].astype(np.float32),
+            "keypoints": np.stack(marks).astype(np.float32),
             "lip_gap": np.asarray(max(0.0, gap) * self.scale, np.float32),
         }
 

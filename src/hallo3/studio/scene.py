@@ -70,11 +70,23 @@ class Scene:
         return cls(**fixed)
 
     @classmethod
-    def sample(cls, rng: np.random.Generator, dynamic: bool | None = None) -> Scene:
-        """Draw surroundings. `dynamic` forces moving (True) or still (False) ones; None leaves it to chance."""
+    def sample(cls, rng: np.random.Generator, dynamic: bool | None = None, place: str | None = None) -> Scene:
+        """Draw surroundings.
+
+        Args:
+            rng: source of all chance.
+            dynamic: moving (True) or still (False) ones; None leaves it to chance.
+            place: one of `PLACES`; None draws one. Where both are given, all else is the same for either `dynamic`.
+
+        Raises:
+            ValueError: for an unknown place, or one that can't move as it should.
+        """
         moving = bool(rng.random() < 0.6) if dynamic is None else bool(dynamic)
         places = [p for p in PLACES if not (moving and p in STILL_ONLY)]
-        place = places[int(rng.integers(len(places)))]
+        if place is None:
+            place = places[int(rng.integers(len(places)))]
+        elif place not in places:
+            raise ValueError(f"place {place!r}: expected one of {', '.join(places)}")
         key, fill, bounce = (np.asarray(c) for c in _AMBIENT[place])
         warmth = rng.normal(0, 0.05) * np.array([1.0, 0.1, -1.0])
         strength = rng.uniform(0.85, 1.15)

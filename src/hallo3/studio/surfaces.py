@@ -15,13 +15,17 @@ TWO_SIDED = frozenset({HAIR, HAT})
 
 @dataclass
 class Part:
-    """One surface: vertices (V,3), triangles (T,3), a material, attributes (V,4) and the share of the head's motion."""
+    """One surface: vertices (V,3), triangles (T,3), a material, attributes (V,4) and the share of the head's motion.
+
+    keypoints: by name, the vertices whose middle one of `skeleton.KEYPOINTS` is.
+    """
 
     vertices: np.ndarray
     triangles: np.ndarray
     material: int
     attributes: np.ndarray
     head_weight: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    keypoints: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not len(self.head_weight):

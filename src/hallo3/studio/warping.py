@@ -15,7 +15,7 @@ from numba import njit
 FRAME_FIELDS = ("shift_x", "shift_y", "roll", "zoom", "yaw", "pitch", "drift_x", "drift_y", "opening", "width", "blink")
 
 GAP = 0.38  # lips' distance at opening 1
-_UPPER = 0.18  # the upper lip's share of it
+UPPER = 0.18  # the upper lip's share of it
 
 
 @njit(cache=True, fastmath=True)
@@ -50,31 +50,37 @@ def _lens(u: float, half: float) -> float:
 
 
 @njit(cache=True, fastmath=True)
+def mouth_stretch(width):
+    """The mouth's width over its width at rest, for width 0 (round) … 1 (spread)."""
+    return 1.0 + (0.75 if width < 0.5 else 0.4) * (width - 0.5)
+
+
+@njit(cache=True, fastmath=True)
 def _mouth_inverse(u, v, opening, width, half, chin):
     """Source (u, v) of an output point near the mouth, and how deep it lies inside the open mouth (0: outside it).
 
     The third value is 0 outside, else 0 < t < 1 from the upper to the lower lip.
     """
     gap = GAP * opening
-    stretch = 1.0 + (0.75 if width < 0.5 else 0.4) * (width - 0.5)
+    stretch = mouth_stretch(width)
     reach = _smooth_step(1.0 - abs(v) / 0.75) * _smooth_step(1.0 - (abs(u) - half) / 0.7)
     u = u / (1.0 + (stretch - 1.0) * reach)
     # Round mouths gather: the lips' corners come in and the gap stays.
     lens = _lens(u, half * 0.97)
-    top, bottom = -_UPPER * gap * lens, (1.0 - _UPPER) * gap * lens
+    top, bottom = -UPPER * gap * lens, (1.0 - UPPER) * gap * lens
     if top < v < bottom:
         return u, v, (v - top) / (bottom - top)
     if v <= 0.0:
         source = v
         for _ in range(4):
-            source = v + _UPPER * gap * lens * _smooth_step(1.0 + source / 0.34)
+            source = v + UPPER * gap * lens * _smooth_step(1.0 + source / 0.34)
         return u, min(source, 0.0), 0.0
     broad = math.exp(-((u / 0.75) ** 2))
     source = v
     for _ in range(6):
         along = _smooth_step(source / chin)
         fade = 1.0 - _smooth_step((source - chin) / 0.9)
-        source = v - (1.0 - _UPPER) * gap * (lens * (1.0 - along) + broad * along) * fade
+        source = v - (1.0 - UPPER) * gap * (lens * (1.0 - along) + broad * along) * fade
         source = max(source, 0.0)
     return u, source, 0.0
 
