@@ -13,7 +13,7 @@ ANIMATE = """
 
 def test_commands() -> None:
     assert sorted(typer.main.get_command(app).commands) == [
-        *("animate", "bundles", "convert", "download", "studio", "train", "verify")
+        *("ablate", "animate", "bundles", "convert", "download", "studio", "train", "verify")
     ]
 
 

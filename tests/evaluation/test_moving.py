@@ -13,6 +13,7 @@ from hallo3.evaluation.motion import (
     light_error,
     mouth_motion,
     seam_ratio,
+    sharpness,
 )
 
 LEFT = np.zeros((48, 64), bool)
@@ -105,3 +106,14 @@ def test_flashes_and_drifts_are_wrong_light() -> None:
     changed = truth.copy()
     changed[:, :, 32:] //= 2
     assert light_error(changed, truth, LEFT) == 0
+
+
+def test_a_blur_takes_sharpness_away_where_it_is() -> None:
+    sharp = np.repeat(texture()[..., None], 3, axis=-1)
+    soft = np.where(LEFT[..., None], gaussian_filter(sharp, (3, 3, 0)), sharp)
+    sharp, soft = sharp.astype(np.uint8)[None], soft.astype(np.uint8)[None]
+    inside, outside = LEFT.copy(), ~LEFT
+    inside[:, 30:] = outside[:, :34] = False
+    assert sharpness(soft, inside) < 0.6 * sharpness(sharp, inside)
+    assert sharpness(soft, outside) == pytest.approx(sharpness(sharp, outside))
+    assert sharpness(np.concatenate([sharp, sharp]), inside) == pytest.approx(sharpness(sharp, inside))

@@ -50,6 +50,26 @@ def test_performances_stay_in_range(style):
     assert np.all(np.diff(starts) >= 1.9 * FPS)
 
 
+def test_the_speech_tells_how_the_head_moves():
+    track = np.convolve(np.random.default_rng(5).random(104), np.ones(5) / 5, "valid")
+    acted = [performance(np.random.default_rng(seed), track, track[::-1], "conversation") for seed in (1, 2)]
+    for name in ("yaw", "pitch", "roll", "head_x", "head_y", "brow"):
+        moved = [getattr(one, name) - getattr(one, name)[0] for one in acted]
+        assert np.ptp(moved[0]) > 0.003, name
+        if name != "brow":  # which is cut off where it is highest
+            assert np.allclose(*moved, atol=1e-5), f"{name} is not of its own will"
+    assert abs(acted[0].yaw[0] - acted[1].yaw[0]) > 0.01, "how a clip begins is"
+    silent = performance(np.random.default_rng(1), np.zeros(100), np.full(100, 0.5), "lively")
+    assert max(np.ptp(silent.yaw), np.ptp(silent.pitch), np.ptp(silent.brow)) < 1e-6
+
+
+def test_lids_close_where_a_pause_begins():
+    spoken = np.concatenate([np.full(70, 0.6), np.zeros(30), np.full(70, 0.6), np.zeros(30)])
+    lids = performance(np.random.default_rng(0), spoken, np.full(200, 0.5)).blink
+    starts = np.flatnonzero((lids[1:] > 0) & (lids[:-1] == 0))
+    assert [int(s) // 100 for s in starts] == [0, 1] and all(70 <= s % 100 < 80 for s in starts)
+
+
 def test_performance_refuses_unequal_tracks_and_unknown_styles():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="equally long"):

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import UserError
 from ..version import __version__
-from . import animate, bundles, convert, download, studio, train, verify
+from . import ablate, animate, bundles, convert, download, studio, train, verify
 
 app = typer.Typer(
     name="hallo3",
@@ -27,6 +27,7 @@ app.command("verify")(verify.command)
 app.command("download")(download.command)
 app.command("bundles")(bundles.command)
 app.command("train")(train.command)
+app.command("ablate")(ablate.command)
 app.add_typer(studio.app, name="studio")
 
 STOPPED = 130  # what the parser returns, too, when it meets a Ctrl-C

@@ -44,16 +44,17 @@ def command(
         if isinstance(training, VaeTraining):
             from ..training.vae_run import train_vae_file
 
-            bundle = train_vae_file(training, _say)
+            bundle = train_vae_file(training, say)
         else:
             from ..training.run import train
 
-            bundle = train(training, _say)
+            bundle = train(training, say)
         if rank() == 0:
             print(bundle)
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """A line of what goes on, beside the result."""
     print(line, file=sys.stderr, flush=True)
 
 

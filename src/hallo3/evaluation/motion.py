@@ -54,6 +54,12 @@ def frame_change(frames: NDArray[np.uint8]) -> Floats:
     return np.array([np.abs(b.astype(np.int16) - a).mean() for a, b in pairwise(frames)])
 
 
+def sharpness(frames: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
+    """Mean steepness of the brightness inside a mask `(H, W)`, in grey levels a pixel: what a blur takes away."""
+    steep = [np.hypot(*np.gradient(luminance(frame)))[mask].mean() for frame in frames]
+    return float(np.mean(steep))
+
+
 def mouth_motion(frames: NDArray[np.uint8], mouth: NDArray[np.bool_], still: NDArray[np.bool_]) -> Floats:
     """How much more the mouth changes from frame to frame than the rest of its face: `(F − 1,)` in grey levels.
 

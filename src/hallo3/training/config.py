@@ -129,12 +129,18 @@ def read_training(path: Path, settings: Sequence[str] = ()) -> Training | VaeTra
 
     Raises UserError naming the file or setting and the field that is wrong.
     """
-    values = _read_yaml(path)
-    for setting in settings:
-        _put(values, setting)
+    values = read_settings(path, settings)
     if "loss" in values:
         return validated(VaeTraining, values, path)
     return validated(Training, values, path)
+
+
+def read_settings(path: Path, settings: Sequence[str]) -> dict[str, Any]:
+    """What stands in a file; `settings` (`loop.steps=100`) win over it. Raises UserError for what can't be read."""
+    values = _read_yaml(path)
+    for setting in settings:
+        _put(values, setting)
+    return values
 
 
 def validated(model: type[Model], values: Any, path: Path) -> Model:

@@ -62,12 +62,10 @@ WARMUP = Phase(
         steps=4000, optimizer="muon", learning_rate=3e-3, muon_rate=1e-2, warmup=20, ema=0.98, save_every=100
     ),
 )
-# Then mostly at the mouth, in clips whose head stays about where it is: a video made in one step shows the mean of all
-# that could happen, and the mean of heads that wander is a blur.
+# Then mostly at the mouth.
 SPEECH_PHASE = WARMUP.model_copy(
     update={
         "mouth": 60.0,
-        "largest_travel": 3.0,
         "drops": Drops(text=0.1, image_latents=0.02, reference=0.02, speech=0.1),
         "loop": LoopSettings(
             steps=3000, optimizer="muon", learning_rate=2e-3, muon_rate=8e-3, warmup=5, ema=0.98, save_every=100

@@ -3,7 +3,7 @@
 Everything that is drawn here depends on its seed alone, so two bundles are measured on the same cases.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -114,17 +114,22 @@ def rehearse(truth: Sample) -> tuple[Rendered, Floats, Floats]:
     return render(identity, scene, acted, *truth.frames.shape[1:3]), opening, width
 
 
-def drawn_truth(pipeline: Any, seed: int, seconds: float, material: Material | None = None, **wishes: Any) -> Sample:
-    """A held-out drawn person of the bundle's size; wishes: as `studio.dataset.sample` takes them."""
-    size = {"height": pipeline.config.sample_height, "width": pipeline.config.sample_width}
+def drawn_truth(
+    config: Mapping[str, Any], seed: int, seconds: float, material: Material | None = None, **wishes: Any
+) -> Sample:
+    """A held-out drawn person of the size in a bundle's settings; wishes: as `studio.dataset.sample` takes them."""
+    size = {"height": config["sample_height"], "width": config["sample_width"]}
     return sample(seed, split="test", frames=round(seconds * FPS), material=material, **size, **wishes)
 
 
-def generate(pipeline: Any, truth: Sample, seed: int, prompt: str | None = None) -> NDArray[np.uint8]:
-    """The bundle's video of a truth's first frame and speech, (F, H, W, 3); prompt: in place of its caption."""
+def generate(pipeline: Any, truth: Sample, seed: int, prompt: str | None = None, **options: Any) -> NDArray[np.uint8]:
+    """The bundle's video of a truth's first frame and speech, (F, H, W, 3).
+
+    prompt: in place of the truth's caption. options: as the pipeline takes them.
+    """
     box = tuple(float(value) for value in truth.face_box[0])
     words = truth.caption if prompt is None else prompt
-    return pipeline(Image.fromarray(truth.frames[0]), truth.speech, words, seed=seed, face_box=box).frames
+    return pipeline(Image.fromarray(truth.frames[0]), truth.speech, words, seed=seed, face_box=box, **options).frames
 
 
 def drawn_cases(
@@ -132,7 +137,7 @@ def drawn_cases(
 ) -> Iterator[Case]:
     """Generates drawn cases one after the other; first: their first seed, from `FIRST_SEED` on."""
     for index in range(count):
-        truth = drawn_truth(pipeline, FIRST_SEED + first + index, seconds, material, **wishes)
+        truth = drawn_truth(pipeline.config, FIRST_SEED + first + index, seconds, material, **wishes)
         yield Case(truth, generate(pipeline, truth, index))
 
 
@@ -147,7 +152,7 @@ def prompt_pairs(
     for index in range(count):
         seed, place = FIRST_SEED + first + index, places[index % len(places)]
         moving, still = (
-            drawn_truth(pipeline, seed, PAIR_SECONDS, material, place=place, dynamic=dynamic)
+            drawn_truth(pipeline.config, seed, PAIR_SECONDS, material, place=place, dynamic=dynamic)
             for dynamic in (True, False)
         )
         first_video, second_video = (generate(pipeline, moving, index, one.caption) for one in (moving, still))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..evaluation.identity import matched_distances, slope
 from ..evaluation.meters import Floats, structural_similarity
-from ..evaluation.motion import dynamics, flow_speed, light_error, mean_speed, seam_ratio
+from ..evaluation.motion import dynamics, flow_speed, light_error, mean_speed, seam_ratio, sharpness
 from ..evaluation.statistics import Interval
 from ..evaluation.sync import wrong_recordings
 from ..studio.dataset import Sample
@@ -17,21 +18,24 @@ from .score_cases import FACES_EVERY, FPS, Case, Mouth, Person
 from .score_table import Score, Scores, over
 
 FLOW_EVERY = 5  # frames between two pairs whose flow is measured
+LEAST_PART = 200  # pixels of a foreground that can be measured
 
 
 @dataclass(frozen=True)
 class Reading:
     """What the meters say of one video.
 
-    faces: (n, c) embeddings. subject, background: mean speed in pixels a frame. seam: change across clip borders over
-    change inside clips, NaN where there is but one clip. light: grey levels by which the brightness differs from the
-    truth's.
+    faces: (n, c) embeddings. subject, background, foreground: mean speed in pixels a frame, NaN where there is none.
+    sharpness: of the subject, in grey levels a pixel. seam: change across clip borders over change inside clips, NaN
+    where there is but one clip. light: grey levels by which the brightness differs from the truth's.
     """
 
     mouth: Mouth
     faces: Floats
     subject: float
     background: float
+    foreground: float
+    sharpness: float
     seam: float
     light: float
 
@@ -56,6 +60,8 @@ COMPARED: dict[str, Callable[[ReadCase, Reading], float]] = {
     "mouth shape": lambda case, reading: reading.mouth.shape,
     "subject dynamics": lambda case, reading: reading.subject / case.true.subject,
     "background dynamics": lambda case, reading: reading.background / case.true.background if case.dynamic else np.nan,
+    "foreground dynamics": lambda case, reading: reading.foreground / case.true.foreground if case.dynamic else np.nan,
+    "sharpness": lambda case, reading: reading.sharpness / case.true.sharpness,
     "seams": lambda case, reading: reading.seam,
     "light": lambda case, reading: reading.light,
 }
@@ -67,23 +73,43 @@ def surroundings(*truths: Sample) -> NDArray[np.bool_]:
     return ~np.any(taken, axis=0)
 
 
-def read_case(case: Case, encoder: Any, borders: Sequence[int]) -> ReadCase:
-    """Reads both videos of a case; encoder: of faces; borders: first frames of the clips after the first."""
-    truth, person = case.truth, Person(case.truth)
+class Reader:
+    """The meters of one drawn person's videos, each as long as the truth."""
 
-    def read(frames: NDArray[np.uint8]) -> Reading:
-        places, speed, behind = person.follow(frames), flow_speed(frames, FLOW_EVERY), surroundings(truth)
+    def __init__(self, truth: Sample, encoder: Any):
+        """Args: encoder: of faces."""
+        self.truth, self.encoder, self.person = truth, encoder, Person(truth)
+        self.behind, self.before = surroundings(truth), truth.foreground_mask[0] > 0
+
+    @cached_property
+    def gallery(self) -> Floats:
+        """Embeddings (n, c) of the person."""
+        return self.person.gallery(self.encoder)
+
+    def __call__(self, frames: NDArray[np.uint8], borders: Sequence[int] = ()) -> Reading:
+        """Reads frames (F, H, W, 3); borders: first frames of the clips after the first."""
+        places, speed, subject = self.person.follow(frames), flow_speed(frames, FLOW_EVERY), self.truth.subject_mask[0]
         return Reading(
-            mouth=person.mouth(frames, places),
-            faces=person.faces(encoder, frames, places),
-            subject=mean_speed(speed, truth.subject_mask[0] > 0),
-            background=mean_speed(speed, behind),
+            mouth=self.person.mouth(frames, places),
+            faces=self.person.faces(self.encoder, frames, places),
+            subject=mean_speed(speed, subject > 0),
+            background=mean_speed(speed, self.behind),
+            foreground=mean_speed(speed, self.before) if self.before.sum() >= LEAST_PART else np.nan,
+            sharpness=sharpness(frames[::FLOW_EVERY], subject > 0),
             seam=seam_ratio(frames, borders) if borders else np.nan,
-            light=light_error(frames, truth.frames),
+            light=light_error(frames, self.truth.frames),
         )
 
-    dynamic, gallery = truth.meta["scene"]["dynamic"], person.gallery(encoder)
-    return ReadCase(truth.opening, truth.loudness, dynamic, gallery, read(case.frames), read(truth.frames))
+    def case(self, made: Reading, true: Reading) -> ReadCase:
+        """Two readings with what they are compared by."""
+        truth = self.truth
+        return ReadCase(truth.opening, truth.loudness, truth.meta["scene"]["dynamic"], self.gallery, made, true)
+
+
+def read_case(case: Case, encoder: Any, borders: Sequence[int]) -> ReadCase:
+    """Reads both videos of a case; encoder: of faces; borders: first frames of the clips after the first."""
+    read = Reader(case.truth, encoder)
+    return read.case(read(case.frames, borders), read(case.truth.frames, borders))
 
 
 def drawn_scores(cases: Sequence[ReadCase]) -> Scores:
@@ -94,7 +120,9 @@ def drawn_scores(cases: Sequence[ReadCase]) -> Scores:
         scores |= over(name, made, true)
         if name == "amplitude":
             scores["wrong recordings"] = _wrong_recordings(cases)
-    return scores | over("identity", *([identity(i, pairs) for i in range(len(cases))] for pairs in _both(cases)))
+    galleries = [case.gallery for case in cases]
+    made, true = (identities([found.faces for _, found in pairs], galleries).tolist() for pairs in _both(cases))
+    return scores | over("identity", made, true)
 
 
 def _both(cases: Sequence[ReadCase]) -> tuple[list[tuple[ReadCase, Reading]], list[tuple[ReadCase, Reading]]]:
@@ -110,12 +138,14 @@ def _wrong_recordings(cases: Sequence[ReadCase]) -> Score:
     return Score(made, truth=true)
 
 
-def identity(index: int, pairs: Sequence[tuple[ReadCase, Reading]]) -> float:
-    """Distance of a video's faces to its own person over that to the other cases' people: 0 is the person, 1 nobody."""
-    faces = pairs[index][1].faces
-    found = [float(matched_distances(faces, case.gallery).mean()) for case, _ in pairs]
-    others = [distance for number, distance in enumerate(found) if number != index]
-    return found[index] / max(float(np.median(others)), 1e-6)
+def identities(faces: Sequence[Floats], galleries: Sequence[Floats]) -> Floats:
+    """Distance of each video's faces (n, c) to their person over that to the other people: 0 is the person, 1 nobody.
+
+    Both sequences are of at least two people, in the same order; the distance to the others is the median.
+    """
+    found = np.array([[matched_distances(one, gallery).mean() for gallery in galleries] for one in faces])
+    others = np.where(np.eye(len(found), dtype=bool), np.nan, found)
+    return np.diag(found) / np.maximum(np.nanmedian(others, axis=1), 1e-6)
 
 
 def view_scores(name: str, cases: Iterable[Case]) -> Scores:

@@ -1,0 +1,249 @@
+"""The paper's comparisons (section 4.4), small enough for a laptop: which networks are trained, and on what.
+
+Every variant starts from new weights, learns from the same clips for as many steps, and speaks for the same people.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import nn
+
+from hallo3.networks.variants import DEFAULT_IDENTITY, DEFAULT_SPEECH
+from hallo3.sampling.guidance import GuidanceScales
+from hallo3.training.checkpoints import load_average
+from hallo3.training.config import read_settings, validated
+from hallo3.training.data import open_samples
+from hallo3.training.loop import Log
+from hallo3.training.parallel import rank, run_processes
+from hallo3.training.phases import Phase
+from hallo3.training.run import in_bundle, prepare_samples, run_phase
+from hallo3.training.starting import CONDITIONS, SHARED, TEXT_LENGTH, make_networks
+
+PUBLISHED_FRAMES = 2
+NEEDS = (*CONDITIONS, "speech_window", "speech_blocks", "face_tokens")
+
+
+class Variant(NamedTuple):
+    """One way to condition; the defaults are the published one."""
+
+    speech: str = DEFAULT_SPEECH
+    identity: str = DEFAULT_IDENTITY
+    motion_frames: int = PUBLISHED_FRAMES
+
+    def __str__(self) -> str:
+        return f"{self.speech}-{self.identity}-{self.motion_frames}"
+
+
+PUBLISHED = Variant()
+COMPARISONS: dict[str, dict[str, Variant]] = {
+    "speech": {
+        "self-attention": Variant(speech="joint"),
+        "adaptive norm": Variant(speech="norm"),
+        "cross-attention": PUBLISHED,
+    },
+    "identity": {
+        "none": Variant(identity="none"),
+        "face attention": Variant(identity="face"),
+        "face adaptive norm": Variant(identity="face_norm"),
+        "reference network": Variant(identity="reference"),
+        "face attention + reference network": PUBLISHED,
+    },
+    "motion frames": {
+        "1": Variant(motion_frames=1),
+        "2": PUBLISHED,
+        "4": Variant(motion_frames=4),
+    },
+}
+"""The paper's tables: what each of their rows is."""
+
+VARIANTS = tuple(dict.fromkeys(variant for rows in COMPARISONS.values() for variant in rows.values()))
+
+
+class Scales(BaseModel):
+    """Scales of guidance of one row of the paper's last table."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    speech: float = 3.0
+    text: float = 1.0
+    reference: float = 1.0
+
+    def __str__(self) -> str:
+        return f"{self.speech:g}-{self.text:g}-{self.reference:g}"
+
+    @property
+    def guidance(self) -> GuidanceScales:
+        """As the pipeline takes them."""
+        return GuidanceScales(**self.model_dump())
+
+
+class Ablation(BaseModel):
+    """What is compared, with how much work.
+
+    Attributes:
+        out: Folder of data, trainings, measurements and, at the end, `report/`.
+        bundle: Where encoders, VAE and the size of the pictures come from.
+        portraits, recordings: Folders of labelled photographs and of recorded speech to learn from too.
+        clips, frames: Drawn clips to learn from, and their frames.
+        sizes: What the networks have other than the embedded ones: num_layers, …
+        phase: The training of every variant; its motion_frames and its loop's seed are replaced.
+        seeds: One training of each variant for each.
+        cases, seconds: Held-out people that every training speaks for, and for how long. views: people seen from the
+            side, from above and from below, each, for the published variant.
+        scales: Of guidance wherever they are not what is compared.
+        guidance: For each scale, the values that it is given while the others stay.
+        sampling_steps: Of the solver; the bundle's if not given.
+        processes: Single-threaded processes that train and measure.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    out: Path
+    bundle: str = "embedded"
+    portraits: Path | None = None
+    recordings: Path | None = None
+    clips: int = Field(default=300, ge=1)
+    frames: int = Field(default=49, ge=5)
+    sizes: dict[str, Any] = Field(default_factory=dict)
+    phase: Phase
+    seeds: tuple[int, ...] = Field(default=(0, 1), min_length=1)
+    cases: int = Field(default=16, ge=2)
+    views: int = Field(default=6, ge=0)
+    seconds: float = Field(default=2.0, ge=0.6)
+    scales: Scales = Scales()
+    guidance: dict[Literal["speech", "text", "reference"], tuple[float, ...]] = Field(default_factory=dict)
+    sampling_steps: int | None = Field(default=None, ge=1)
+    processes: int = Field(default=2, ge=1)
+
+    @model_validator(mode="after")
+    def _clips_fit(self) -> Self:
+        longest = max(variant.motion_frames for variant in VARIANTS)
+        if self.phase.clip_frames % 4 != 1 or not longest < self.phase.clip_frames <= self.frames:
+            raise ValueError(
+                f"phase.clip_frames is {self.phase.clip_frames}; it must be 4k + 1, more than {longest} and no more "
+                f"than frames ({self.frames})"
+            )
+        if any(len(values) < 2 for values in self.guidance.values()):
+            raise ValueError("guidance: give two values of a scale at least")
+        return self
+
+    def sweep(self, scale: str) -> list[Scales]:
+        """The rows in which one scale of guidance changes, by its value."""
+        values = self.guidance.get(scale, ())  # type: ignore[call-overload]
+        return [self.scales.model_copy(update={scale: value}) for value in sorted(values)]
+
+
+def read_ablation(path: Path, settings: Sequence[str] = ()) -> Ablation:
+    """Reads an ablation from YAML. Raises UserError naming the file or setting and the field that is wrong."""
+    return validated(Ablation, read_settings(path, settings), path)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a variant and a seed."""
+
+    variant: Variant
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.variant}-seed{self.seed}"
+
+
+def runs(ablation: Ablation) -> list[Run]:
+    """All trainings: each variant once before any is trained again."""
+    return [Run(variant, seed) for seed in ablation.seeds for variant in VARIANTS]
+
+
+def train_all(ablation: Ablation, log: Log = print) -> None:
+    """Draws the data and trains every variant; goes on where it was interrupted."""
+    from hallo3.studio.dataset import Material, write_dataset
+
+    config = bundle_config(ablation)
+    material = Material.find(ablation.recordings, ablation.portraits)
+    write_dataset(
+        ablation.out / "data", ablation.clips, 0, split="train", frames=ablation.frames,
+        height=config["sample_height"], width=config["sample_width"], material=material,
+        workers=ablation.processes, report=partial(_drawn, log),
+    )  # fmt: skip
+    waiting = [run for run in runs(ablation) if not (folder(ablation, run) / "bundle").exists()]
+    if waiting:
+        run_processes(ablation.processes, _prepare, ablation)
+    for number, run in enumerate(waiting):
+        log(f"{run}: {len(waiting) - number} of {len(runs(ablation))} trainings to do")
+        run_processes(ablation.processes, _train, ablation, run)
+        _write_bundle(ablation, run)
+
+
+def folder(ablation: Ablation, run: Run) -> Path:
+    """Where a training keeps its checkpoints, metrics and bundle."""
+    return ablation.out / "runs" / str(run)
+
+
+def bundle_config(ablation: Ablation) -> dict[str, Any]:
+    """Settings of the bundle that everything but the networks comes from."""
+    from hallo3.bundles.index import read_index
+    from hallo3.bundles.places import resolve
+
+    return dict(read_index(resolve(ablation.bundle)).config)
+
+
+def networks_of(ablation: Ablation, run: Run) -> nn.ModuleDict:
+    """New networks of a run, ready to be trained: of the bundle's sizes, but for those that the ablation gives."""
+    from hallo3.bundles.places import resolve
+
+    known = json.loads((resolve(ablation.bundle) / "transformer" / "config.json").read_text())
+    known |= ablation.sizes
+    shared, conditions = ({name: known[name] for name in names if name in known} for names in (SHARED, NEEDS))
+    conditions["speech_conditioning"], conditions["identity_conditioning"] = run.variant.speech, run.variant.identity
+    return make_networks(shared, conditions, run.seed)
+
+
+def phase_of(ablation: Ablation, run: Run) -> Phase:
+    """The phase of a run: all that there is trains, for the run's motion frames and seed."""
+    loop = ablation.phase.loop.model_copy(update={"seed": run.seed})
+    return ablation.phase.model_copy(update={"motion_frames": run.variant.motion_frames, "loop": loop})
+
+
+def _drawn(log: Log, there: int, count: int) -> None:
+    if there % 50 == 0 or there == count:
+        log(f"drew {there} of {count} clips")
+
+
+def _say(line: str) -> None:
+    if rank() == 0:
+        print(line, flush=True)
+
+
+def _prepare(ablation: Ablation) -> None:
+    from hallo3.bundles.layout import load_components
+
+    samples, clip_frames = open_samples(ablation.out / "data"), ablation.phase.clip_frames
+    parts = load_components(ablation.bundle)
+    prepare_samples(samples, parts, ablation.out / "prepared", clip_frames, TEXT_LENGTH, 0, _say)
+
+
+def _train(ablation: Ablation, run: Run) -> None:
+    from hallo3.bundles.layout import load_components
+
+    vae, samples = load_components(ablation.bundle, ("vae",))["vae"], open_samples(ablation.out / "data")
+    prepared, out = ablation.out / "prepared", folder(ablation, run)
+    run_phase(networks_of(ablation, run), vae, samples, prepared, phase_of(ablation, run), out, _say)
+
+
+def _write_bundle(ablation: Ablation, run: Run) -> None:
+    """The bundle of a run, in whose folder nothing else is needed any more but its metrics."""
+    from hallo3.bundles.layout import load_components, save_components
+
+    networks, out = networks_of(ablation, run), folder(ablation, run)
+    load_average(networks, out)
+    config = bundle_config(ablation) | {
+        "num_frames": ablation.phase.clip_frames,
+        "motion_frames": run.variant.motion_frames,
+        "text_length": TEXT_LENGTH,
+    }
+    save_components(out / "bundle", load_components(ablation.bundle) | in_bundle(networks), config)

@@ -1,0 +1,194 @@
+"""The paper's comparisons: what is compared, that planted differences are told, and the command at a tiny size."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from hallo3.errors import UserError
+from hallo3.evaluation.statistics import Interval
+from hallo3.training.ablation import (
+    COMPARISONS,
+    PUBLISHED,
+    VARIANTS,
+    Ablation,
+    Run,
+    Scales,
+    Variant,
+    folder,
+    networks_of,
+    phase_of,
+    read_ablation,
+    runs,
+)
+from hallo3.training.ablation_measures import FRONT, Measured, Task, tasks
+from hallo3.training.ablation_report import Answer, Results, answers, tables, write_report
+from hallo3.training.loop import LoopSettings
+from hallo3.training.phases import Phase
+from hallo3.training.score_drawn import COMPARED
+
+SETTINGS = {
+    "clips": 2,
+    "frames": 9,
+    "phase": {
+        "trains": [r"^denoiser\."],
+        "speech": True,
+        "clip_frames": 9,
+        "loop": {"steps": 1, "warmup": 0, "ema": 0.5, "log_every": 1},
+    },
+    "seeds": [0],
+    "cases": 2,
+    "views": 1,
+    "seconds": 0.6,
+    "guidance": {"speech": [1.0, 4.0]},
+    "processes": 1,
+}
+
+
+def ablation(out: Path, **changes) -> Ablation:
+    phase = Phase(trains=(r"^denoiser\.",), speech=True, clip_frames=17, loop=LoopSettings(steps=3))
+    values = {"out": out, "phase": phase, "guidance": {"speech": (1.0, 4.0), "reference": (1.0, 2.0)}, "cases": 12}
+    return Ablation(**(values | changes))
+
+
+def test_nine_variants_and_each_is_what_it_says(tmp_path) -> None:
+    assert len(VARIANTS) == len(set(VARIANTS)) == 9 and [len(rows) for rows in COMPARISONS.values()] == [3, 5, 3]
+    assert all(PUBLISHED in rows.values() for rows in COMPARISONS.values())
+    small = ablation(tmp_path, sizes={"num_layers": 1})
+    assert (
+        len(runs(small)) == 18 and runs(small)[8] != runs(small)[9] and runs(small)[9].variant == runs(small)[0].variant
+    )
+    for variant in VARIANTS:
+        run = Run(variant, 1)
+        networks = networks_of(small, run)
+        assert networks["denoiser"].config.speech_conditioning == variant.speech
+        assert networks["denoiser"].config.identity_conditioning == variant.identity
+        assert networks["denoiser"].config.num_layers == 1
+        assert ("reference_network" in networks) == (variant.identity in ("reference", "both"))
+        assert phase_of(small, run).motion_frames == variant.motion_frames and phase_of(small, run).loop.seed == 1
+
+
+def measured(level: dict[str, float], seed: int, faces: float = 0.0) -> Measured:
+    """Numbers around a level, and faces around a place."""
+    random = np.random.default_rng(seed)
+    meters = {name: level.get(name, 1.0) + 0.02 * random.standard_normal(12) for name in (*COMPARED, "identity")}
+    meters["foreground dynamics"][:] = np.nan
+    stills = random.integers(0, 255, (3, 8, 32, 48, 3)).astype(np.uint8)
+    return Measured(meters, random.standard_normal((12, 10, 6)) + faces, stills)
+
+
+def plant(planted: Ablation) -> None:
+    """Cross-attention is better than an adaptive norm and no better than self-attention; no identity is the best."""
+    for number, task in enumerate(tasks(planted)):
+        level, far = {"sync": 0.8, "identity": 0.3}, 0.0
+        if task.run and task.run.variant == Variant(speech="norm"):
+            level["sync"] = 0.5
+        if task.run and task.run.variant == Variant(identity="none"):
+            level["identity"], far = 0.1, 3.0
+        if task.scales.speech == 4:
+            level["sync"] = 0.9
+        measured(level, number, far).write(task.path(planted))
+    for run in runs(planted):
+        folder(planted, run).mkdir(parents=True)
+        lines = '{"step": 2, "loss": 1.0, "seconds": 60.0}\n{"step": 3, "loss": 1.0, "seconds": 30.0}\n'
+        (folder(planted, run) / "metrics.jsonl").write_text(lines)
+
+
+def test_planted_differences_are_told(tmp_path) -> None:
+    planted = ablation(tmp_path)
+    plant(planted)
+    results = Results(planted)
+    found = {one.claim: one.verdict for one in answers(results)}
+    assert found["speech: cross-attention is better than adaptive norm"] == "holds"
+    assert found["speech: cross-attention is better than self-attention"] == "not told apart"
+    both = "identity: face attention + reference network is better than"
+    assert found[f"{both} none"] == "the opposite" and found[f"{both} face attention"] == "not told apart"
+    assert found["guidance: speech scale 4 has more lip sync than 1"] == "holds"
+    assert found["guidance: reference scale 2 has less identity distance than 1"] == "not told apart"
+    assert len(found) == 2 + 4 + 2 + 2
+    rows = {row.name: row for row in tables(planted)["identity"]}
+    assert results.cell(rows["none"], "fréchet").value > results.cell(rows["face attention"], "fréchet").value + 10
+    assert results.cell(rows["truth"], "fréchet").value == pytest.approx(0, abs=1e-6)
+    assert results.cell(rows["none"], "foreground dynamics") is None
+    assert results.minutes[Run(PUBLISHED, 0)] == 2.5
+
+
+def test_the_report_has_every_number_and_picture(tmp_path) -> None:
+    planted = ablation(tmp_path)
+    plant(planted)
+    path = write_report(planted)
+    text = path.read_text()
+    assert "18 trainings" in text and "2.5 minutes" in text and "**the opposite**" in text
+    for name in ("cross-attention", "face adaptive norm", "speech 4, text 1, reference 1", "profile, truth"):
+        assert f"| {name} |" in text, name
+    pictures = [line.split("](")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
+    assert len(pictures) == 2 * len(tables(planted))
+    for picture in pictures:
+        assert Image.open(path.parent / picture).width > 300
+    again = read_ablation(path.parent / "ablation.yaml", [f"out={tmp_path}"])
+    assert again == planted
+
+
+def test_a_difference_that_contains_zero_is_none() -> None:
+    verdicts = [Answer("", "sync", Interval(value, low, high)).verdict for value, low, high in
+                [(0.2, 0.1, 0.3), (0.2, -0.1, 0.5), (-0.2, -0.3, -0.1)]]  # fmt: skip
+    assert verdicts == ["holds", "not told apart", "the opposite"]
+
+
+def test_measurements_come_back_as_they_were(tmp_path) -> None:
+    one = measured({}, 0)
+    one.write(tmp_path / "one.npz")
+    back = Measured.read(tmp_path / "one.npz")
+    assert back.meters.keys() == one.meters.keys() and np.array_equal(back.faces, one.faces)
+    assert np.array_equal(back.meters["sync"], one.meters["sync"]) and np.array_equal(back.stills, one.stills)
+
+
+def test_every_task_has_its_own_file(tmp_path) -> None:
+    found = tasks(ablation(tmp_path))
+    assert len({task.path(ablation(tmp_path)) for task in found}) == len(found)
+    assert Task(None, FRONT, Scales()) in found and sum(task.people == FRONT for task in found) == 1 + 18 + 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        ({"guidance": {"speech": [1.0]}}, "two values"),
+        ({"phase": SETTINGS["phase"] | {"clip_frames": 13}}, "no more than frames"),
+        ({"seeds": []}, "seeds"),
+        ({"cases": 1}, "cases"),
+    ],
+)
+def test_settings_that_make_no_sense(tmp_path, wrong, word) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(yaml.safe_dump(SETTINGS | wrong))
+    with pytest.raises(UserError, match=word):
+        read_ablation(file, ["out=work"])
+
+
+@pytest.mark.slow
+def test_command(tiny_bundle: Path, recordings: Path, tmp_path: Path) -> None:
+    file, out = tmp_path / "a.yaml", tmp_path / "out"
+    file.write_text(yaml.safe_dump(SETTINGS))
+    command = [sys.executable, "-m", "hallo3", "ablate", str(file), f"out={out}", f"bundle={tiny_bundle}"]
+    command.append(f"recordings={recordings}")
+    first = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert first.returncode == 0, first.stderr
+    report = Path(first.stdout.splitlines()[-1])
+    assert report == out / "report" / "README.md" and "9 trainings" in report.read_text()
+    # What was finished stays; what is missing is made again, and comes out the same.
+    kept = {path: path.stat().st_mtime_ns for path in (out / "measured").iterdir()}
+    task = Task(Run(PUBLISHED, 0), FRONT, Scales())
+    lost = next(path for path in kept if path.name.startswith(f"{task.run}_{task.scales}_{FRONT}"))
+    before, text = Measured.read(lost), report.read_text()
+    lost.unlink()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert again.returncode == 0, again.stderr
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items() if path != lost)
+    assert all(np.array_equal(values, Measured.read(lost).meters[name], True) for name, values in before.meters.items())
+    assert report.read_text() == text
+    shown = subprocess.run([*command, "--plan"], capture_output=True, text=True, timeout=300)
+    assert shown.stdout.count("trained") == 9 and "to do" not in shown.stdout
