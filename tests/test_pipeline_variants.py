@@ -101,3 +101,19 @@ def test_motion_frames(tiny_bundle: Path, motion_frames: int, clips: int, filled
 def test_a_clip_is_longer_than_its_motion_frames(tiny_bundle: Path) -> None:
     with pytest.raises(UserError, match="motion_frames is 9, num_frames 9"):
         Hallo3Pipeline.from_pretrained(tiny_bundle, motion_frames=9)
+
+
+def test_the_bundle_says_how_many_pixels_motion_frames_lose(tiny_bundle: Path) -> None:
+    def clips(mask: float, other: bool = False) -> list[np.ndarray]:
+        """The second clip, of the first one's end or of something else."""
+        pipeline = Hallo3Pipeline.from_pretrained(tiny_bundle, motion_mask=mask)
+        made = pipeline.prepare(tiny.portrait(), tiny.speech(0.5), "a woman", face_box=BOX)
+        motion = next(iter(pipeline.render(made))).motion
+        rest = pipeline.render(made, first_clip=1, last_motion=-motion if other else motion)
+        return [clip.frames for clip in rest]
+
+    published = Hallo3Pipeline.from_pretrained(tiny_bundle).config.motion_mask
+    assert published == 0.1
+    assert all(map(np.array_equal, clips(1.0), clips(1.0, other=True))), "nothing is left to see"
+    assert not all(map(np.array_equal, clips(0.0), clips(0.0, other=True)))
+    assert not all(map(np.array_equal, clips(0.0), clips(published)))

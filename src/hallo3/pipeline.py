@@ -106,8 +106,8 @@ def derived_generator(seed: int, *purpose: object) -> torch.Generator:
 class Hallo3Pipeline(DiffusionPipeline):
     """Talking portraits (Hallo3): `pipeline(portrait, speech, prompt=...)` gives all frames, `.stream(...)` clips.
 
-    The configuration holds the sizes the weights were trained for (pixels, frames a clip, motion frames, text length),
-    and the steps and scales of guidance that suit them. `reference_network` is None where the denoiser takes no
+    The configuration holds the sizes the weights were trained for (pixels, frames a clip, motion frames and the share of
+    their pixels that is lost, text length), and the steps and scales of guidance that suit them. `reference_network` is None where the denoiser takes no
     reference (`identity_conditioning`).
     """
 
@@ -140,6 +140,7 @@ class Hallo3Pipeline(DiffusionPipeline):
         sample_width: int = 720,
         num_frames: int = 49,
         motion_frames: int = 2,
+        motion_mask: float = 0.1,
         text_length: int = 226,
         fps: int = 25,
         num_inference_steps: int = 50,
@@ -168,6 +169,7 @@ class Hallo3Pipeline(DiffusionPipeline):
             sample_width=sample_width,
             num_frames=num_frames,
             motion_frames=motion_frames,
+            motion_mask=motion_mask,
             text_length=text_length,
             fps=fps,
             num_inference_steps=num_inference_steps,
@@ -330,7 +332,7 @@ class Hallo3Pipeline(DiffusionPipeline):
         """Portrait and masked motion frames as latents (1, T, 16, h, w); the first clip starts from the portrait."""
         k = self.config.motion_frames
         before = performance.portrait.repeat(k, 1, 1, 1) if last_motion is None else last_motion
-        masked = motion.mask_pixels(before, generator=generator)
+        masked = motion.mask_pixels(before, self.config.motion_mask, generator)
         count = (self.config.num_frames - 1) // self.vae.config.temporal_compression_ratio + 1
         return motion.encode_image_latents(self.vae, performance.portrait, masked, generator, count)
 

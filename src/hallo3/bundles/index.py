@@ -22,6 +22,7 @@ PUBLISHED_CONFIG: dict[str, int | float] = {
     "sample_width": 720,
     "num_frames": 49,
     "motion_frames": 2,
+    "motion_mask": 0.1,
     "text_length": 226,
     "fps": 25,
     "num_inference_steps": 50,

@@ -244,6 +244,7 @@ def _write_bundle(ablation: Ablation, run: Run) -> None:
     config = bundle_config(ablation) | {
         "num_frames": ablation.phase.clip_frames,
         "motion_frames": run.variant.motion_frames,
+        "motion_mask": ablation.phase.motion_mask,
         "text_length": TEXT_LENGTH,
     }
     save_components(out / "bundle", load_components(ablation.bundle) | in_bundle(networks), config)

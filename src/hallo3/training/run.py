@@ -50,7 +50,8 @@ def train(training: Training, log: Log = print, until: int | None = None) -> Pat
     say = log if rank() == 0 else _quiet
     samples = open_samples(training.data, say)
     config = dict(read_index(resolve(training.start)).config)
-    config |= {"num_frames": training.clip_frames, "motion_frames": training.motion_frames}
+    config |= {name: getattr(training, name) for name in ("motion_frames", "motion_mask")}
+    config["num_frames"] = training.clip_frames
     components = load_components(training.start)
     networks = training_networks(components, training, say)
     check_sizes(networks["denoiser"], samples, training.clip_frames, config["text_length"])
