@@ -106,9 +106,9 @@ def derived_generator(seed: int, *purpose: object) -> torch.Generator:
 class Hallo3Pipeline(DiffusionPipeline):
     """Talking portraits (Hallo3): `pipeline(portrait, speech, prompt=...)` gives all frames, `.stream(...)` clips.
 
-    The configuration holds the sizes the weights were trained for (pixels, frames a clip, motion frames and the share of
-    their pixels that is lost, text length), and the steps and scales of guidance that suit them. `reference_network` is None where the denoiser takes no
-    reference (`identity_conditioning`).
+    The configuration holds the sizes the weights were trained for (pixels, frames a clip, motion frames and the share
+    of their pixels that is lost, text length), and the steps and scales of guidance that suit them. `reference_network`
+    is None where the denoiser takes no reference (`identity_conditioning`).
     """
 
     transformer: Hallo3Transformer3DModel
