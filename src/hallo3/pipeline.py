@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel, Wav2Vec2Featur
 
 from .conditions import face as faces
 from .conditions import motion, text
+from .conditions.placement import send
 from .conditions.portrait import Framing, frame_portrait
 from .conditions.speech import SpeechWindows, clip_windows, encode_speech, num_clips, num_video_frames, speech_windows
 from .errors import UserError
@@ -24,6 +25,7 @@ from .media.images import read_image
 from .media.sound import read_speech
 from .networks.conditions import Condition, DenoiserConditions
 from .networks.denoiser import Hallo3Transformer3DModel
+from .networks.kept import KeptResult
 from .networks.planar import use_planes
 from .networks.reference import ReferenceNetwork
 from .sampling.guidance import GuidanceScales, branches, combine
@@ -175,6 +177,7 @@ class Hallo3Pipeline(DiffusionPipeline):
             text_scale=text_scale,
             reference_scale=reference_scale,
         )
+        self._no_reference, self._no_speech = KeptResult(), KeptResult()
 
     @property
     def guidance(self) -> GuidanceScales:
@@ -218,6 +221,8 @@ class Hallo3Pipeline(DiffusionPipeline):
         face_index: int | None = None,
     ) -> Performance:
         """Turns what a person has into what the networks take; runs every encoder once.
+
+        What stands for a dropped reference is the same in every video and is computed for the first one only.
 
         portrait: an RGB image. speech: (samples,) mono float32 at 16 kHz. face_box: x, y, width, height in pixels of
         `portrait`. Raises UserError when no face is found and neither `face_box` nor `no_face` is given.
@@ -271,7 +276,13 @@ class Hallo3Pipeline(DiffusionPipeline):
         latent = motion.encode_reference_latents(self.vae, image, derived_generator(seed, "reference"))
         doubled = torch.cat([latent, latent], dim=2).to(self._execution_device, network.dtype)
         empty = torch.zeros(1, self.config.text_length, network.config.text_embed_dim).to(doubled)
-        return {kept: network(doubled if kept else torch.zeros_like(doubled), empty) for kept in wanted}
+        features: dict[bool, list[torch.Tensor] | None] = {}
+        if True in wanted:
+            features[True] = network(doubled, empty)
+        if False in wanted:
+            about = (doubled.shape, empty.shape)
+            features[False] = self._no_reference.of(network, about, lambda: network(torch.zeros_like(doubled), empty))
+        return features
 
     # ------------------------------------------------------------------------------------------------------ rendering
 
@@ -314,7 +325,7 @@ class Hallo3Pipeline(DiffusionPipeline):
         return LastingConditions(
             reference={kept: None if x is None else network.prepare_reference(x) for kept, x in seen.items()},
             face=None if face is None else network.prepare_face(face),
-            no_speech=network.prepare_speech(silence),
+            no_speech=self._no_speech.of(network, shape, lambda: network.prepare_speech(silence)),
         )
 
     def _face_embedding(self, performance: Performance) -> torch.Tensor | None:
@@ -366,9 +377,12 @@ class Hallo3Pipeline(DiffusionPipeline):
         generator: torch.Generator,
         report: Callable[[int], None] | None,
     ) -> torch.Tensor:
-        """Runs the solver: latents (1, T, 16, h, w) × the VAE's scaling factor, in float32."""
+        """Runs the solver: latents (1, T, 16, h, w) × the VAE's scaling factor, in float32.
+
+        Nothing in a step waits for the device: the host prepares the next one meanwhile.
+        """
         device, dtype = self._execution_device, self.transformer.dtype
-        sample = torch.randn(like.shape, generator=generator).to(device)
+        sample = send(torch.randn(like.shape, generator=generator), device)
         self.scheduler.set_timesteps(steps, device=device)
         x0 = None
         for index, timestep in enumerate(self.scheduler.timesteps):
@@ -377,7 +391,8 @@ class Hallo3Pipeline(DiffusionPipeline):
                 joined = torch.cat([sample.to(dtype), one.image_latents], dim=2)
                 estimates.append(self.transformer(joined, timestep[None], one.text_embeds, **one.given).float())
             velocity = combine(estimates, [one.weight for one in inputs])
-            step = self.scheduler.step(velocity, index, sample, x0, generator=generator)
+            noise = send(torch.randn(like.shape, generator=generator), device) if index < steps - 1 else None
+            step = self.scheduler.step(velocity, index, sample, x0, noise=noise)
             sample, x0 = step.prev_sample, step.pred_original_sample
             if report is not None:
                 report(index)
