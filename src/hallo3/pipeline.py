@@ -28,6 +28,7 @@ from .networks.denoiser import Hallo3Transformer3DModel
 from .networks.kept import KeptResult
 from .networks.planar import use_planes
 from .networks.reference import ReferenceNetwork
+from .runtime.strategies import Resident, Strategy
 from .sampling.guidance import GuidanceScales, branches, combine
 from .sampling.scheduler import Hallo3DPMScheduler
 
@@ -178,11 +179,16 @@ class Hallo3Pipeline(DiffusionPipeline):
             reference_scale=reference_scale,
         )
         self._no_reference, self._no_speech = KeptResult(), KeptResult()
+        self.strategy: Strategy = Resident()
 
     @property
     def guidance(self) -> GuidanceScales:
         """The bundle's own scales of guidance, taken where none are given."""
         return GuidanceScales(self.config.speech_scale, self.config.text_scale, self.config.reference_scale)
+
+    @property
+    def _execution_device(self) -> torch.device:
+        return self.strategy.device or super()._execution_device
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> "Hallo3Pipeline":
@@ -194,8 +200,8 @@ class Hallo3Pipeline(DiffusionPipeline):
         from .bundles.layout import load_pipeline
 
         pipeline = load_pipeline(cls, pretrained_model_name_or_path, **options)
-        if not torch.cuda.is_available():
-            use_planes(pipeline.vae)  # the same convolutions, three times faster on a CPU
+        # The same results: convolutions three times faster on a CPU, a third less memory everywhere.
+        use_planes(pipeline.vae, convolutions=not torch.cuda.is_available())
         return pipeline
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
@@ -263,17 +269,23 @@ class Hallo3Pipeline(DiffusionPipeline):
         return faces.condition_face(self.face_encoder, canvas, **options)
 
     def _encode_text(self, prompt: str) -> tuple[torch.Tensor, tuple[str, ...]]:
-        return text.encode_prompt(prompt, self.tokenizer, self.text_encoder, self.config.text_length)
+        with self.strategy.using(self, "text_encoder"):
+            return text.encode_prompt(prompt, self.tokenizer, self.text_encoder, self.config.text_length)
 
     def _references(
         self, canvas: np.ndarray, face: faces.FaceCondition, seed: int, wanted: set[bool]
     ) -> dict[bool, list[torch.Tensor] | None]:
         """Per-layer features of the portrait (True) and of the dropped reference, a zero latent (False)."""
-        network = self.reference_network
-        if network is None or not self.transformer.identity.reference:
+        if self.reference_network is None or not self.transformer.identity.reference:
             return dict.fromkeys(wanted)
         image = faces.black_outside(canvas, face.box)
         latent = motion.encode_reference_latents(self.vae, image, derived_generator(seed, "reference"))
+        with self.strategy.using(self, "reference_network"):
+            return self._features(self.reference_network, latent, wanted)
+
+    def _features(
+        self, network: ReferenceNetwork, latent: torch.Tensor, wanted: set[bool]
+    ) -> dict[bool, list[torch.Tensor] | None]:
         doubled = torch.cat([latent, latent], dim=2).to(self._execution_device, network.dtype)
         empty = torch.zeros(1, self.config.text_length, network.config.text_embed_dim).to(doubled)
         features: dict[bool, list[torch.Tensor] | None] = {}
@@ -306,14 +318,20 @@ class Hallo3Pipeline(DiffusionPipeline):
         if (first_clip > 0) != (last_motion is not None):
             raise ValueError("last_motion goes with first_clip > 0, and only then")
         steps = num_inference_steps or self.config.num_inference_steps
-        lasting = self._lasting_conditions(performance) if cached else None
+        lasting = None
+        if cached:
+            with self.strategy.using(self, "transformer"):
+                lasting = self._lasting_conditions(performance)
         moving = last_motion
         for index in range(first_clip, performance.num_clips):
             generator = derived_generator(performance.seed, "clip", index)
             image_latents = self._image_latents(performance, moving, generator)
-            inputs = self._clip_inputs(performance, index, image_latents, lasting)
             report = None if on_step is None else partial(on_step, index)
-            latents = self._sample(inputs, image_latents, steps, generator, report)
+            with self.strategy.using(self, "transformer"):
+                inputs = self._clip_inputs(performance, index, image_latents, lasting)
+                if cached:
+                    self.strategy.release(self.transformer.speech_projection)
+                latents = self._sample(inputs, image_latents, steps, generator, report)
             frames, moving = self._decode(latents, self._frames_of(performance, index))
             yield Clip(index, performance.num_clips, performance.framing.restore(frames), moving)
 

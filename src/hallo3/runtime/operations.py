@@ -5,6 +5,7 @@ over the data once (norms, rotation, softmax, activations) is not counted.
 """
 
 import inspect
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..networks.denoiser import Hallo3Transformer3DModel
+
+PROBE = 1024  # side of the matrices whose product tells the machine's speed
 
 
 @dataclass(frozen=True)
@@ -105,3 +108,30 @@ def operations_of(work: Callable[[], Any]) -> int:
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
+
+
+def count_decoding(config: Mapping[str, Any], grid: Grid) -> int:
+    """Operations of a clip's decoding by a VAE of this configuration.
+
+    A decoder is all convolutions: it is counted on latents of 2 × 2, and operations go with the area.
+    """
+    from diffusers import AutoencoderKLCogVideoX
+
+    from ..conditions.motion import decode_video
+
+    sizes = {name: value for name, value in config.items() if not name.startswith("_")}
+    with torch.device("meta"):
+        vae: Any = AutoencoderKLCogVideoX.from_config(sizes)
+    latents = torch.empty(1, grid.frames, vae.config.latent_channels, 2, 2, device="meta")
+    counted = operations_of(lambda: list(decode_video(vae, latents)))
+    return counted * grid.height * grid.width // 4
+
+
+def measured_speed(device: torch.device, precision: str, seconds: float = 0.3) -> float:
+    """Operations a second of a large product of matrices on this machine."""
+    matrix = torch.ones(PROBE, PROBE, device=device, dtype=getattr(torch, precision))
+    done, began = 0, time.monotonic()
+    while time.monotonic() - began < seconds or done < 2:
+        float((matrix @ matrix)[0, 0])
+        done += 1
+    return 2 * PROBE**3 * done / (time.monotonic() - began)
