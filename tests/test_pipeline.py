@@ -81,52 +81,6 @@ def test_every_condition_shows_in_the_frames(pipeline: Hallo3Pipeline) -> None:
         assert not np.array_equal(pipeline(**{**base, name: value}).frames, frames), name
 
 
-def count_calls(pipeline: Hallo3Pipeline, **options: object) -> dict[str, int]:
-    """How often each network runs, by hooks on the networks themselves."""
-    calls: dict[str, int] = {}
-    networks = {
-        "reference": pipeline.reference_network,
-        "text": pipeline.text_encoder,
-        "denoiser": pipeline.transformer,
-        "speech projection": pipeline.transformer.speech_projection,
-        "face projection": pipeline.transformer.face_projection,
-        "speech encoder": pipeline.speech_encoder,
-    }
-    hooks = []
-    for name, network in networks.items():
-        calls[name] = 0
-
-        def count(*_: object, name: str = name) -> None:
-            calls[name] += 1
-
-        hooks.append(network.register_forward_hook(count))
-    try:
-        frames_of(pipeline, 0.7, num_inference_steps=4, **options)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return calls
-
-
-def test_nothing_is_computed_twice(pipeline: Hallo3Pipeline) -> None:
-    calls = count_calls(pipeline)
-    assert calls == {
-        "reference": 1,  # once per portrait
-        "text": 1,
-        "denoiser": 3 * 4 * 2,  # clips · steps · branches
-        "speech projection": 3 + 1,  # once per clip, and the dropped speech once
-        "face projection": 1,
-        "speech encoder": 1,
-    }
-
-
-def test_only_branches_that_do_not_cancel_are_computed(pipeline: Hallo3Pipeline) -> None:
-    one = count_calls(pipeline, guidance=GuidanceScales(1.0, 1.0, 1.0))
-    assert one["denoiser"] == 3 * 4 and one["reference"] == 1
-    four = count_calls(pipeline, guidance=GuidanceScales(4.0, 3.0, 2.0))
-    assert four["denoiser"] == 3 * 4 * 4 and four["reference"] == 2
-
-
 def test_square_portrait_comes_back_square(pipeline: Hallo3Pipeline) -> None:
     square = tiny.portrait().resize((100, 100))
     frames = pipeline(square, tiny.speech(0.2), no_face=True).frames

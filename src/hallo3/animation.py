@@ -73,12 +73,14 @@ def animate(
     pipeline: "Hallo3Pipeline | None" = None,
     device: str = "auto",
     dtype: str = "auto",
+    strategy: str = "auto",
     listen: Listener = lambda event: None,
 ) -> Path:
     """Makes the video that `request` asks for and returns its path.
 
-    pipeline: one that is loaded already; else the request's bundle is loaded on `device` in `dtype` (`auto`: what suits
-    the machine). listen: called with events (`start`, `step`, `clip`, `notice`, `done`), each a dict with `event`.
+    pipeline: one that is loaded already; else the request's bundle is loaded on `device` in `dtype` by `strategy`
+    (`auto`: what suits the machine; see `runtime/plan.py`). listen: called with events (`start`, `step`, `clip`,
+    `notice`, `done`), each a dict with `event`.
 
     Raises UserError for anything the user can mend. A run that stops half-way leaves OUTPUT.part, which plays, and its
     state; the same request with `resume=True` gives the frames that an uninterrupted run would have given.
@@ -88,7 +90,7 @@ def animate(
     image, speech = read_image(request.portrait), read_speech(request.speech)
     samples = _without_music(speech, request)
     if pipeline is None:
-        pipeline = load(request.bundle, device=device, dtype=dtype)
+        pipeline = load(request.bundle, device=device, dtype=dtype, strategy=strategy)
     request = with_defaults(request, pipeline)
     steps = request.steps or pipeline.config.num_inference_steps
     performance = _prepare(pipeline, request, image, samples)
@@ -131,20 +133,35 @@ def check_request(request: AnimationRequest) -> None:
         raise UserError("--no-face goes without --face-box and --face: it animates without an identity")
 
 
-def load(bundle: str, *, device: str = "auto", dtype: str = "auto") -> "Hallo3Pipeline":
-    """Loads a bundle onto a device, after checking that its memory suffices. Raises UserError."""
+def load(bundle: str, *, device: str = "auto", dtype: str = "auto", strategy: str = "auto") -> "Hallo3Pipeline":
+    """Loads a bundle for a device, by a strategy that its memory suffices for. Raises UserError when none does."""
+    from .bundles.layout import empty_component, load_components, read_index
     from .bundles.places import resolve
-    from .bundles.sizes import parameter_count
     from .pipeline import Hallo3Pipeline
-    from .runtime.devices import check_memory, choose_device, choose_dtype
+    from .runtime.devices import choose_device, choose_dtype
+    from .runtime.plan import choose_for
+    from .runtime.strategies import FREED, Staged
 
     target = choose_device(device)
     number_format = choose_dtype(dtype, target)
-    needed = parameter_count(resolve(bundle)) * number_format.itemsize + WORKING_MEMORY
-    check_memory(needed, target, f"bundle {bundle}")
-    pipeline = Hallo3Pipeline.from_pretrained(bundle, torch_dtype=number_format)
+    folder = resolve(bundle)
+    chosen = choose_for(folder, target, number_format, strategy, f"bundle {bundle}")
+    empty: dict[str, Any] = {}
+    if chosen == "staged":
+        names = [name for name in FREED if name in read_index(folder).parts]
+        empty = {name: empty_component(folder, name, number_format) for name in names}
+    pipeline = Hallo3Pipeline.from_pretrained(bundle, torch_dtype=number_format, **empty)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(target)
+    if chosen == "resident":
+        return pipeline.to(target)
+
+    def read(part: str) -> Any:
+        return load_components(folder, [part], torch_dtype=number_format)[part]
+
+    pipeline.vae.to(target)
+    pipeline.speech_encoder.to(target)
+    pipeline.strategy = Staged(target, read)
+    return pipeline
 
 
 def with_defaults(request: AnimationRequest, pipeline: "Hallo3Pipeline") -> AnimationRequest:
@@ -157,9 +174,6 @@ EMBEDDED_NOTICE = (
     "the embedded bundle is a small model for trying things out, tests and teaching; for real portraits get the "
     "published weights with `hallo3 download hallo3` (60 GB, a GPU), then --bundle hallo3"
 )
-
-
-WORKING_MEMORY = 1_000_000_000  # bytes beside the weights: libraries, activations and frames of a small clip
 
 
 def _without_music(speech: Speech, request: AnimationRequest) -> "np.ndarray":

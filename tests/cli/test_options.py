@@ -6,14 +6,14 @@ from hallo3.cli.app import app
 
 ANIMATE = """
     --bundle --crf --device --dtype --face --face-box --framing --json --no-face --output --overwrite --prompt --quiet
-    --reference-scale --resume --seed --separate-vocals --speech-scale --steps --text-scale
+    --reference-scale --resume --seed --separate-vocals --speech-scale --steps --strategy --text-scale
     --vocal-separator
 """
 
 
 def test_commands() -> None:
     assert sorted(typer.main.get_command(app).commands) == [
-        *("ablate", "animate", "bundles", "convert", "download", "studio", "train", "verify")
+        *("ablate", "animate", "bundles", "convert", "download", "plan", "studio", "train", "verify")
     ]
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hallo3.errors import UserError
-from hallo3.runtime.devices import check_memory, choose_device, choose_dtype, free_host_memory
+from hallo3.runtime.devices import choose_device, choose_dtype, free_host_memory
 
 CPU = torch.device("cpu")
 
@@ -29,9 +29,5 @@ def test_number_formats() -> None:
             choose_dtype(name, CPU)
 
 
-def test_memory_is_checked_against_what_is_free() -> None:
-    free = free_host_memory()
-    assert 1e8 < free < 1e15
-    check_memory(1, CPU, "a crumb")
-    with pytest.raises(UserError, match=r"mountain.*memory"):
-        check_memory(1 << 60, CPU, "a mountain")
+def test_free_memory_is_known() -> None:
+    assert 1e8 < free_host_memory() < 1e15

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from hallo3.errors import UserError
+from hallo3.runtime.operations import measured_speed
 from hallo3.training.config import Lora, Training, VaeTraining, read_training
-from hallo3.training.explain import empty_networks, explain, measured_speed
+from hallo3.training.explain import empty_networks, explain
 from hallo3.training.vae import make_vae
 
 CONFIGS = Path(__file__).parents[2] / "configs"

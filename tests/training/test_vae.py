@@ -28,13 +28,14 @@ def vae():
     return vae.eval()
 
 
+@pytest.mark.parametrize("convolutions", [True, False])
 @torch.no_grad()
-def test_planes_compute_what_volumes_do():
+def test_planes_compute_what_volumes_do(convolutions):
     torch.manual_seed(0)
     plain = AutoencoderKLCogVideoX(**EMBEDDED_VAE | {"block_out_channels": (8, 8, 8, 8)}).eval()
     planar = AutoencoderKLCogVideoX(**EMBEDDED_VAE | {"block_out_channels": (8, 8, 8, 8)}).eval()
     planar.load_state_dict(plain.state_dict())
-    use_planes(planar)
+    use_planes(planar, convolutions)
     assert plain.state_dict().keys() == planar.state_dict().keys()
     for frames in (1, 3, 9):
         video = torch.randn(1, 3, frames, 16, 24)

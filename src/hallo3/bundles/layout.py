@@ -23,6 +23,7 @@ __all__ = [
     "PUBLISHED_CONFIG",
     "Index",
     "check_bundle",
+    "empty_component",
     "load_components",
     "load_pipeline",
     "missing_parts",
@@ -86,6 +87,22 @@ def load_components(
     dtype = None if torch_dtype == "auto" else _float_dtype(torch_dtype)
     loaded = {name: _load_part(folder / name, PARTS[name], index.parts[name], dtype) for name in present}
     return {name: loaded.get(name) for name in wanted}
+
+
+def empty_component(path_or_name: str | Path, part: str, torch_dtype: torch.dtype) -> Any:
+    """A part of a bundle without its numbers (on torch's meta device): it knows its configuration and takes no memory.
+
+    Raises UserError as `load_components`.
+    """
+    folder = resolve(path_or_name, parts=[part])
+    check_bundle(folder, [part])
+    cls = part_class(read_index(folder).parts[part])
+    with torch.device("meta"), quiet_loaders():
+        if hasattr(cls, "from_config"):
+            model = cls.from_config(cls.load_config(str(folder / part)))
+        else:
+            model = cls(cls.config_class.from_pretrained(str(folder / part)))
+    return model.to(torch_dtype).eval()
 
 
 def _float_dtype(wanted: torch.dtype | str | None) -> torch.dtype:

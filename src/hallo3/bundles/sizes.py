@@ -1,14 +1,77 @@
-"""How large a bundle is, read from the headers of its files before anything is loaded."""
+"""How large a bundle is, read from its configurations and the headers of its files: nothing is loaded."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from .index import read_index
-from .parts import PARTS, read_header, weight_files
+from .index import PUBLISHED_CONFIG, read_index
+from .layout import check_bundle
+from .parts import PARTS, read_header, read_json, weight_files
+from .places import HUB_NAME, registry, resolve
+
+PROJECTION, LAYERS = "speech_projection", "transformer_blocks"
+PUBLISHED_NAMES = ("hallo3", "fudan-generative-ai/hallo3")
+
+# Numbers in the weights of the published model, as this package's classes hold them.
+PUBLISHED_PARAMETERS = {
+    "transformer": 8_921_057_344,
+    PROJECTION: 1_244_449_280,
+    LAYERS: 7_601_717_760,
+    "reference_network": 5_508_446_464,
+    "text_encoder": 4_762_310_656,
+    "vae": 215_583_907,
+    "speech_encoder": 94_371_712,
+}
+PUBLISHED_VAE = {
+    "block_out_channels": [128, 256, 256, 512],
+    "down_block_types": ["CogVideoXDownBlock3D"] * 4,
+    "up_block_types": ["CogVideoXUpBlock3D"] * 4,
+    "latent_channels": 16,
+    "layers_per_block": 3,
+}
 
 
-def parameter_count(folder: Path) -> int:
-    """Numbers in all weights of a bundle. Raises UserError for a bundle that is damaged or half copied."""
-    parts = [PARTS[name] for name in read_index(folder).parts if PARTS[name].weights is not None]
-    files = [file for part in parts for file in weight_files(folder / part.name, str(part.weights))]
-    return sum(math.prod(tensor["shape"]) for file in files for tensor in read_header(file).values())
+@dataclass(frozen=True)
+class BundleSizes:
+    """What a plan needs to know of a bundle.
+
+    parameters: numbers in the weights of each part; those of the denoiser's speech projection and of its layers once
+    more by themselves (`speech_projection`, `transformer_blocks`). denoiser, vae: their configurations, published where
+    they say nothing. settings: the pipeline's. downloaded: whether the files are on this machine.
+    """
+
+    parameters: Mapping[str, int]
+    denoiser: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    downloaded: bool = True
+
+
+def bundle_sizes(bundle: str | Path) -> BundleSizes:
+    """Sizes of a bundle given by path or name; those of the published one also when it is not on this machine.
+
+    Raises UserError for an unknown bundle, and for one that is damaged, half copied or lacks a network.
+    """
+    text = str(bundle)
+    if text in PUBLISHED_NAMES and not Path(text).is_dir() and not (registry() / text).is_dir():
+        return BundleSizes(PUBLISHED_PARAMETERS, {}, PUBLISHED_VAE, PUBLISHED_CONFIG, downloaded=False)
+    folder = resolve(bundle, local_files_only=HUB_NAME.fullmatch(text) is not None)
+    check_bundle(folder, PARTS)
+    index = read_index(folder)
+    parameters = {name: _part_parameters(folder, name) for name in index.parts if PARTS[name].weights is not None}
+    for name in (PROJECTION, LAYERS):
+        parameters[name] = _part_parameters(folder, "transformer", f"{name}.")
+    return BundleSizes(
+        parameters=parameters,
+        denoiser=read_json(folder / "transformer" / "config.json"),
+        vae=read_json(folder / "vae" / "config.json"),
+        settings=index.config,
+    )
+
+
+def _part_parameters(folder: Path, name: str, prefix: str = "") -> int:
+    headers = map(read_header, weight_files(folder / name, str(PARTS[name].weights)))
+    tensors = (item for header in headers for item in header.items())
+    return sum(math.prod(tensor["shape"]) for key, tensor in tensors if key.startswith(prefix))

@@ -82,6 +82,12 @@ def command(
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=RUN)] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=RUN)] = "auto",
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="auto, resident or staged: what is in memory when; `hallo3 plan` shows.", rich_help_panel=RUN
+        ),
+    ] = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run.", rich_help_panel=RUN)
     ] = False,
@@ -127,4 +133,4 @@ def command(
     if quiet and json_events:
         raise UserError("--quiet and --json: one of them, not both")
     with listener(quiet=quiet, as_json=json_events) as listen:
-        animate(request, device=device, dtype=dtype, listen=listen)
+        animate(request, device=device, dtype=dtype, strategy=strategy, listen=listen)

@@ -1,7 +1,7 @@
-"""Where a model's next call computes."""
+"""Where a model's next call computes, and the way there."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def execution_device(model: nn.Module) -> torch.device:
@@ -11,3 +11,10 @@ def execution_device(model: nn.Module) -> torch.device:
     if device is not None:
         return torch.device(device)
     return next(model.parameters()).device
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on `device`; the host does not wait for work that the device still has."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -28,6 +28,23 @@ class FusedLinear(nn.Linear):
         return F.linear(x, self.weight[start:], self.bias[start:])
 
 
+class OutputLinear(nn.Linear):
+    """The projection after an attention; it can take the attention's parts in place of its result."""
+
+    def forward(self, x: Tensor, values: Tensor | None = None) -> Tensor:
+        """`(..., in_features)` → `(..., out_features)`; or the result of attention, projected, from its parts.
+
+        With `values` `(N, m, heads, head_dim)`, x is the attention's probabilities `(N, n, heads·m)`. The values are
+        projected, head by head, and then weighted: heads·m products a query and output in place of heads·head_dim.
+        """
+        if values is None:
+            return super().forward(x)
+        heads, head_dim = values.shape[2:]
+        by_head = self.weight.view(-1, heads, head_dim).permute(1, 2, 0)
+        projected = torch.matmul(values.transpose(1, 2), by_head).flatten(1, 2)
+        return torch.baddbmm(self.bias, x, projected)
+
+
 def rotate(x: Tensor, rotary: Rotary) -> Tensor:
     """Rotary embedding of `(B, m, heads, head_dim)` with tables `(m, head_dim)`; adjacent channels are pairs.
 
@@ -129,19 +146,28 @@ class CrossAttentionProcessor:
     def __call__(
         self, attn: "CrossAttention", video: Tensor, key_value: Tensor, rotary: Rotary, norm_q: nn.Module
     ) -> Tensor:
-        batch, frames, tokens, _ = video.shape
-        groups = key_value.shape[1]
-        query = norm_q(attn.to_q(video).unflatten(-1, (attn.heads, -1)))
-        query = rotate(query.flatten(0, 1), (rotary[0][0], rotary[1][0]))
-        key, value = key_value.expand(batch, *key_value.shape[1:]).flatten(0, 1).unbind(2)
-        out = dispatch_attention_fn(
-            # Frames with the same keys attend together.
-            query.reshape(batch * groups, frames // groups * tokens, *query.shape[2:]),
-            key,
-            value,
-            backend=self._attention_backend,
-        )
-        return attn.to_out(out.flatten(2).reshape(batch, frames, tokens, -1))
+        query, key, value = attn.query_key_value(video, key_value, rotary, norm_q)
+        out = dispatch_attention_fn(query, key, value, backend=self._attention_backend)
+        return attn.to_out(out.flatten(2).reshape(*video.shape[:-1], -1))
+
+
+class FoldedCrossAttentionProcessor(CrossAttentionProcessor):
+    """The same with the values projected before they are weighted: fewer operations where tokens are few.
+
+    Projecting afterwards takes heads·head_dim products a video token and output, projecting before takes heads·m of
+    them. Attention kernels know nothing of it, so the probabilities are written out, `n·heads·m` numbers a latent
+    frame. A layer whose output projection was replaced (an adapter) or quantised attends in the plain way.
+    """
+
+    def __call__(
+        self, attn: "CrossAttention", video: Tensor, key_value: Tensor, rotary: Rotary, norm_q: nn.Module
+    ) -> Tensor:
+        if not (isinstance(attn.to_out, OutputLinear) and type(attn.to_out.weight) is nn.Parameter):
+            return super().__call__(attn, video, key_value, rotary, norm_q)
+        query, key, value = attn.query_key_value(video, key_value, rotary, norm_q)
+        scores = torch.matmul(query.transpose(1, 2) * query.shape[-1] ** -0.5, key.permute(0, 2, 3, 1))
+        weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
+        return attn.to_out(weights.transpose(1, 2).flatten(2), value).reshape(*video.shape[:-1], -1)
 
 
 class CrossAttention(nn.Module, AttentionModuleMixin):
@@ -152,7 +178,7 @@ class CrossAttention(nn.Module, AttentionModuleMixin):
     """
 
     _default_processor_cls: Any = CrossAttentionProcessor
-    _available_processors: list[Any] = [CrossAttentionProcessor]  # noqa: RUF012
+    _available_processors: list[Any] = [CrossAttentionProcessor, FoldedCrossAttentionProcessor]  # noqa: RUF012
     _supports_qkv_fusion = False
     is_cross_attention = True
 
@@ -161,13 +187,32 @@ class CrossAttention(nn.Module, AttentionModuleMixin):
         self.heads = heads
         self.to_q = nn.Linear(width, heads * head_dim)
         self.to_kv = nn.Linear(token_dim, 2 * heads * head_dim)
-        self.to_out = nn.Linear(heads * head_dim, width)
+        self.to_out = OutputLinear(heads * head_dim, width)
         start_at_zero(self.to_out)
         self.processor: Any = CrossAttentionProcessor()
 
     def key_value(self, tokens: Tensor, norm_k: nn.Module) -> Tensor:
         """Tokens `(B, g, m, token_dim)` → `(B, g, m, 2, heads, head_dim)`."""
         return normed_key_value(self.to_kv(tokens), self.heads, norm_k)
+
+    def query_key_value(
+        self, video: Tensor, key_value: Tensor, rotary: Rotary, norm_q: nn.Module
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries `(B·g, T/g·n, heads, head_dim)`, keys and values `(B·g, m, heads, head_dim)`."""
+        batch, frames, tokens, _ = video.shape
+        groups = key_value.shape[1]
+        query = norm_q(self.to_q(video).unflatten(-1, (self.heads, -1)))
+        query = rotate(query.flatten(0, 1), (rotary[0][0], rotary[1][0]))
+        # Frames with the same keys attend together.
+        query = query.reshape(batch * groups, frames // groups * tokens, *query.shape[2:])
+        key, value = key_value.expand(batch, *key_value.shape[1:]).flatten(0, 1).unbind(2)
+        return query, key, value
+
+    def fold(self, folded: bool) -> None:
+        """Chooses between projecting the values before they are weighted, and projecting the result (as published)."""
+        backend = self.processor._attention_backend
+        self.processor = (FoldedCrossAttentionProcessor if folded else CrossAttentionProcessor)()
+        self.processor._attention_backend = backend
 
     def forward(self, video: Tensor, key_value: Tensor, rotary: Rotary, norm_q: nn.Module) -> Tensor:
         """Video `(B, T, n, width)` → `(B, T, n, width)`; `g` is T (own tokens for each latent frame) or 1 (shared)."""

@@ -15,6 +15,7 @@ from diffusers.models.normalization import AdaLayerNorm
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
+from .attention import CrossAttention
 from .blocks import Hallo3Block
 from .conditions import Condition, DenoiserConditions
 from .embeddings import RotaryPositions, TokenEmbedding, start_at_zero, unpatchify, video_rows
@@ -209,6 +210,19 @@ class Hallo3Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdap
         kept = {n: x for n, x in self.state_dict().items() if n in wanted and not any(part in n for part in left)}
         other.load_state_dict(kept, strict=False)
         return other.to(self.proj_out.weight).train(self.training)
+
+    def fold_outputs(self, *, face: bool, speech: bool) -> None:
+        """Chooses how face and speech attention project their outputs (see `FoldedCrossAttentionProcessor`).
+
+        Folded, the results are equal up to rounding and take fewer operations: at the published size 3.3 % fewer with
+        `face`, 5 % with both. Whether that is less time depends on the machine; a new network folds neither. Variants
+        without such an attention have nothing to fold.
+        """
+        for block in self._blocks:
+            for name, folded in (("face_attention", face), ("speech_attention", speech)):
+                attention = getattr(block, name, None)
+                if isinstance(attention, CrossAttention):
+                    attention.fold(folded)
 
     def _project_face(self, embedding: Tensor) -> Tensor:
         if self.face_projection is None:

@@ -57,11 +57,19 @@ def _by_plane(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int
     return result.unflatten(0, (len(x), -1)).transpose(1, 2)
 
 
-def use_planes(vae: nn.Module) -> nn.Module:
-    """Lets `AutoencoderKLCogVideoX` compute its causal convolutions over planes; returns it."""
+def use_planes(vae: nn.Module, convolutions: bool = True) -> nn.Module:
+    """Lets `AutoencoderKLCogVideoX` compute its causal convolutions over planes; returns it.
+
+    convolutions: False replaces the decoder's norms alone, which is right for a GPU: diffusers' enlarge the latents
+    before they look at them, and keep them enlarged for the next piece, a third of all that decoding takes.
+    """
     for module in vae.modules():
-        if type(module) is CogVideoXCausalConv3d and module.conv.stride == (1, 1, 1) and module.pad_mode != "replicate":
-            module.__class__ = PlanarCausalConv3d
-        elif type(module) is CogVideoXSpatialNorm3D:
+        if type(module) is CogVideoXSpatialNorm3D:
             module.__class__ = PlanarSpatialNorm3D
+        elif convolutions and type(module) is CogVideoXCausalConv3d and _has_planes(module):
+            module.__class__ = PlanarCausalConv3d
     return vae
+
+
+def _has_planes(module: CogVideoXCausalConv3d) -> bool:
+    return module.conv.stride == (1, 1, 1) and module.pad_mode != "replicate"

@@ -76,13 +76,3 @@ def _machine_memory() -> int:
 
 def _mapped_by_this_process() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def check_memory(needed: int, device: torch.device, what: str) -> None:
-    """Raises UserError, before anything is loaded, when `needed` bytes are more than `device` has left."""
-    free = free_memory(device)
-    if needed > free:
-        raise UserError(
-            f"{what}: needs about {needed / 1e9:.1f} GB of memory on {device}, {free / 1e9:.1f} GB are free; "
-            "close other programs, use --dtype bfloat16, or a smaller bundle"
-        )

@@ -5,7 +5,6 @@ operations and what is kept for gradients are counted and not guessed.
 """
 
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,13 +18,13 @@ from hallo3.bundles.index import read_index
 from hallo3.bundles.layout import check_bundle
 from hallo3.bundles.parts import part_class
 from hallo3.bundles.places import resolve
+from hallo3.runtime.operations import measured_speed
 from hallo3.training.config import Training, VaeTraining
 from hallo3.training.loop import LoopSettings
 from hallo3.training.lora import add_adapters
 from hallo3.training.phases import NETWORKS, choose_parameters
 from hallo3.training.vae import EMBEDDED_VAE, make_vae
 
-PROBE = 1024  # side of the matrices whose product tells the machine's speed
 LAYER = re.compile(r"\.transformer_blocks\.\d+\.")
 
 
@@ -202,13 +201,3 @@ def _kept(networks: nn.Module) -> Iterator[dict[int, int]]:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         yield found
-
-
-def measured_speed(device: torch.device, precision: str, seconds: float = 0.3) -> float:
-    """Operations a second of a large product of matrices on this machine."""
-    matrix = torch.ones(PROBE, PROBE, device=device, dtype=getattr(torch, precision))
-    done, began = 0, time.monotonic()
-    while time.monotonic() - began < seconds or done < 2:
-        float((matrix @ matrix)[0, 0])
-        done += 1
-    return 2 * PROBE**3 * done / (time.monotonic() - began)

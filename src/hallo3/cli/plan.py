@@ -1,0 +1,105 @@
+"""`hallo3 plan`: what an animation will take on this machine or another, and how it would run."""
+
+import json
+import math
+import re
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import UserError
+from .progress import clock
+
+if TYPE_CHECKING:
+    from ..runtime.plan import Planned
+
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(GB|GiB|G|MB|MiB|M)?", re.IGNORECASE)
+
+
+def command(
+    bundle: Annotated[
+        str, typer.Argument(help="Model: `embedded`, a folder, or a name; `hallo3` is known unseen.")
+    ] = "embedded",
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(metavar="24GB", help="Plan for a GPU with this much. [default: this machine]", show_default=False),
+    ] = None,
+    host_memory: Annotated[
+        str | None,
+        typer.Option(metavar="64GB", help="And this much beside it. [default: what is free here]", show_default=False),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.04, help="Of speech.")] = 10.0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Sampling steps. [default: the bundle's]", show_default=False)
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+) -> None:
+    """Estimate memory and time of animating with BUNDLE, and choose how; nothing is loaded.
+
+    Reads configurations and headers of files only. The exit code is 2 when nothing fits.
+    """
+    from ..runtime.plan import plan
+
+    found = plan(
+        bundle,
+        seconds=seconds,
+        steps=steps,
+        dtype=dtype,
+        gpu_memory=_bytes(gpu_memory, "--gpu-memory"),
+        host_memory=_bytes(host_memory, "--host-memory"),
+    )
+    if as_json:
+        print(json.dumps(_as_json(found)))
+    else:
+        _show(found)
+    if found.plan.chosen is None:
+        raise UserError(found.plan.reason)
+
+
+def _bytes(text: str | None, option: str) -> float | None:
+    """`24GB` → 24·10⁹; a number alone is gigabytes, GiB are 2³⁰."""
+    if text is None:
+        return None
+    match = SIZE.fullmatch(text.strip())
+    if match is None or float(match[1]) == 0:
+        raise UserError(f"{option} {text}: is no amount of memory; write it as 24GB")
+    unit = (match[2] or "GB").lower()
+    base = 1024 if unit.endswith("ib") else 1000
+    return float(match[1]) * base ** (3 if unit.startswith("g") else 2)
+
+
+def _as_json(found: "Planned") -> dict[str, Any]:
+    values = asdict(found)
+    chosen = values.pop("plan")
+    strategies = [
+        {**one, "device": whole.device}
+        for one, whole in zip(chosen.pop("estimates"), found.plan.estimates, strict=True)
+    ]
+    limits = {name: None if math.isinf(values[name]) else values[name] for name in ("device_memory", "host_memory")}
+    return {**values, **limits, **chosen, "strategies": strategies}
+
+
+def _show(found: "Planned") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if Console().is_terminal else 1000, highlight=False, markup=False)
+    table = Table("strategy", "device memory", "most in", "host memory", "time", "")
+    for one in found.plan.estimates:
+        most = max(one.stages, key=lambda stage: one.stages[stage])
+        time = "" if one.seconds is None else clock(one.seconds)
+        state = "chosen" if one.strategy == found.plan.chosen else "" if one.offered else "not offered yet"
+        table.add_row(one.strategy, _gigabytes(one.device), most, _gigabytes(one.host), time, state)
+    console.print(table)
+    work = f"{found.seconds:g} s of speech, {found.clips} clips, {found.steps} steps, {found.dtype} on {found.device}"
+    console.print(f"{work}: {found.operations / 1e12:,.1f} TFLOP in the denoiser; {found.speed}")
+    if found.plan.chosen is not None:
+        console.print(f"chosen: {found.plan.reason}")
+    for notice in found.notices:
+        console.print(f"note: {notice}")
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB"

@@ -1,0 +1,244 @@
+"""What an animation will take, in memory and time, by each strategy (`plan.py` chooses).
+
+Estimates are formulas over a bundle's sizes. With `b` bytes a number, `w` the network's width, `S` the tokens of text,
+video and reference together, and `H × W` pixels:
+
+- weights: numbers in the files × b.
+- kept for a clip: keys and values, of every layer, of the reference (each one that the guidance branches see, beside
+  its features), of the face, and of the speech with and without sound.
+- a forward of the denoiser: `FORWARD` · S·w·b. In its attention live the video, its input, the fused queries, keys and
+  values (3), two of them rotated (2), the three sequences joined (3) and the output; the MLP takes a little less. The
+  reference network has the tokens of text and portrait alone.
+- decoding: `DECODE` · f·H·W·c·b, for the f frames of the first piece (9 of 49); c is half the VAE's second width, which
+  enters its last block at full size. Encoding the same way, of portrait and motion frames.
+- time: operations (`operations.py`) at `EFFICIENCY` of the speed of a large product of matrices, and what goes over the
+  link to the GPU meanwhile or in between.
+
+Tests compare them with what lives at once in real runs.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..bundles.sizes import LAYERS, PROJECTION, BundleSizes
+from ..sampling.guidance import GuidanceScales, branches
+
+FORWARD = {2: 11.2, 4: 10.4}  # sequences that live at once, by bytes a number; rotation is in float32 always
+REFERENCE = 12.1
+DECODE, ENCODE = 13.0, 9.8  # maps that live at once
+DECODE_IN_PLANES, ENCODE_IN_PLANES = 43.8, 20.1  # the same on a CPU (`networks/planar.py`)
+EFFICIENCY = 0.6  # share of the speed of a large product of matrices that a whole network reaches
+LIBRARIES = {"cpu": 0.7e9, "cuda": 2.5e9}  # bytes of host memory that the program itself takes
+CONTEXT = {"cpu": 0.0, "cuda": 0.8e9}  # bytes of device memory of libraries, and gaps between allocations
+LINK = 20e9  # bytes a second between host and GPU: PCIe 4.0 × 16, less what is lost
+OFFERED = ("resident", "staged")  # what `animate` has
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What to animate: seconds of speech; sampling steps; bytes a number; `cpu` or `cuda`."""
+
+    seconds: float
+    steps: int
+    guidance: GuidanceScales
+    itemsize: int
+    device: str
+
+    @property
+    def branches(self) -> int:
+        """Guidance branches in a step."""
+        return len(branches(self.guidance))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One strategy: bytes of device memory in each stage, bytes of host memory, seconds (None where unknown).
+
+    offered: `animate` has this strategy. On a CPU device and host memory are one, and both figures are the whole.
+    """
+
+    strategy: str
+    stages: Mapping[str, float]
+    host: float
+    seconds: float | None
+    offered: bool = True
+
+    @property
+    def device(self) -> float:
+        """Bytes of device memory at the worst moment."""
+        return max(self.stages.values())
+
+
+class Sizes:
+    """A bundle's sizes in bytes, for one workload. The formulas are those of this module's description.
+
+    stored: bytes a number of the layers, of the reference network and of the text encoder, where they are quantised.
+    """
+
+    def __init__(self, bundle: BundleSizes, work: Workload, stored: int | None = None) -> None:
+        self.bundle, self.work, self.b = bundle, work, work.itemsize
+        self.stored = stored or self.b
+        k, settings = bundle.denoiser, bundle.settings
+        self.layers = k.get("num_layers", 42)
+        self.width = k.get("num_attention_heads", 48) * k.get("attention_head_dim", 64)
+        self.pixels = settings["sample_height"] * settings["sample_width"]
+        self.frames = (settings["num_frames"] - 1) // 4 + 1
+        self.tokens = self.pixels // (8 * k.get("patch_size", 2)) ** 2
+        self.words = settings["text_length"]
+        self.seen = {branch.reference for branch in branches(work.guidance)}
+
+    def weights(self, part: str) -> float:
+        """Of a part of the bundle; 0 where it has none."""
+        count = self.bundle.parameters.get(part, 0)
+        if part in (LAYERS, "reference_network", "text_encoder"):
+            return count * self.stored
+        return count * self.b - (self.b - self.stored) * self.bundle.parameters[LAYERS] * (part == "transformer")
+
+    def always(self) -> float:
+        """Weights that every strategy keeps on the device: VAE and speech encoder; and what libraries take."""
+        return self.weights("vae") + self.weights("speech_encoder") + CONTEXT[self.work.device]
+
+    def features(self) -> float:
+        """Of the reference network, kept for the whole video."""
+        if "reference_network" not in self.bundle.parameters:
+            return 0.0
+        return len(self.seen) * self.layers * self.tokens * self.width * self.b
+
+    def kept(self) -> float:
+        """Features, and the keys and values of reference, face and speech of a clip."""
+        k = self.bundle.denoiser
+        heard = 2 * self.frames * k.get("speech_tokens", 32) * (k.get("speech_conditioning", "cross") != "norm")
+        known = k.get("face_tokens", 4) * (k.get("identity_conditioning", "both") in ("face", "both"))
+        return 3 * self.features() + self.layers * 2 * self.width * (heard + known) * self.b
+
+    @property
+    def on_cpu(self) -> bool:
+        """Device and host are one."""
+        return self.work.device == "cpu"
+
+    def denoising(self) -> float:
+        """A forward of the denoiser."""
+        return FORWARD[self.b] * (self.words + (self.frames + 1) * self.tokens) * self.width * self.b
+
+    def referring(self) -> float:
+        """A forward of the reference network."""
+        return REFERENCE * (self.words + self.tokens) * self.width * self.b
+
+    def _maps(self, frames: int) -> float:
+        return frames * self.pixels * self.bundle.vae["block_out_channels"][1] / 2 * self.b
+
+    def decoding(self) -> float:
+        """The first piece of a clip through the VAE's decoder."""
+        held = DECODE_IN_PLANES if self.on_cpu else DECODE
+        return held * self._maps(4 * (min(self.frames, 2 + self.frames % 2) - 1) + 1)
+
+    def encoding(self) -> float:
+        """Portrait and motion frames through the VAE's encoder."""
+        held = ENCODE_IN_PLANES if self.on_cpu else ENCODE
+        return held * self._maps(1 + self.bundle.settings["motion_frames"])
+
+
+def resident(sizes: Sizes) -> dict[str, float]:
+    """Everything stays on the device."""
+    parts = ("transformer", "reference_network", "text_encoder")
+    held = sizes.always() + sum(map(sizes.weights, parts))
+    return {
+        "reference": held + sizes.features() + max(sizes.referring(), sizes.encoding()),
+        "denoising": held + sizes.kept() + sizes.denoising(),
+        "decoding": held + sizes.kept() + max(sizes.decoding(), sizes.encoding()),
+    }
+
+
+def staged(sizes: Sizes) -> dict[str, float]:
+    """Text encoder and reference network come, work and are freed; the denoiser makes room for the VAE.
+
+    On a CPU the denoiser stays where it is.
+    """
+    held, denoiser = sizes.always(), sizes.weights("transformer")
+    beside = denoiser if sizes.on_cpu else 0.0
+    in_loop = denoiser if sizes.on_cpu else denoiser - sizes.weights(PROJECTION)
+    return {
+        "text": held + sizes.weights("text_encoder"),
+        "reference": held + sizes.weights("reference_network") + sizes.features() + sizes.referring(),
+        "speech": held + denoiser + sizes.kept(),
+        "denoising": held + in_loop + sizes.kept() + sizes.denoising(),
+        "decoding": held + beside + sizes.kept() + max(sizes.decoding(), sizes.encoding()),
+    }
+
+
+def streamed(sizes: Sizes) -> dict[str, float]:
+    """Layers come to the GPU while the one before computes; conditions are made anew in every step."""
+    held, features = sizes.always(), sizes.features()
+    layer = sizes.weights(LAYERS) / sizes.layers
+    fixed = sizes.weights("transformer") - sizes.weights(LAYERS)
+    return {
+        "text": held + sizes.weights("text_encoder") / 8,
+        "reference": held + features + 2 * layer + sizes.referring(),
+        "denoising": held + features + fixed + 2 * layer + sizes.denoising(),
+        "decoding": held + features + max(sizes.decoding(), sizes.encoding()),
+    }
+
+
+def host_memory(sizes: Sizes, strategy: str) -> float:
+    """Bytes of host memory beside a GPU: weights are read there first, and those that come and go stay there."""
+    parts = [sizes.weights(part) for part in ("transformer", "reference_network", "text_encoder")]
+    beside = sizes.weights("vae") + sizes.weights("speech_encoder") + LIBRARIES["cuda"]
+    return beside + (sum(parts) if strategy == "resident" else max(parts))
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Operations of a guidance branch's step, of a clip's decoding; and how many of them a second.
+
+    source: where the speed comes from, in words.
+    """
+
+    step: float
+    decoding: float
+    per_second: float
+    source: str
+
+
+def seconds_of(sizes: Sizes, strategy: str, speed: Speed) -> float:
+    """Time of the whole video, without loading."""
+    work, each = sizes.work, EFFICIENCY * speed.per_second
+    clips = clips_of(sizes.bundle, work.seconds)
+    forwards = work.steps * work.branches
+    step, a_clip = speed.step / each, speed.decoding / each
+    if strategy == "streamed":
+        step = max(step, sizes.weights(LAYERS) / LINK)
+    elif strategy != "resident" and not sizes.on_cpu:
+        a_clip += sizes.weights("transformer") / LINK
+    return clips * (forwards * step + a_clip)
+
+
+def clips_of(bundle: BundleSizes, seconds: float) -> int:
+    """Clips that so many seconds of speech take."""
+    from ..conditions.speech import num_clips
+
+    settings = bundle.settings
+    return num_clips(math.ceil(seconds * settings["fps"]), settings["num_frames"], settings["motion_frames"])
+
+
+def estimates(bundle: BundleSizes, work: Workload, speed: Speed | None = None) -> list[Estimate]:
+    """Every strategy that the device allows, fastest first."""
+    found = []
+    ways = {"resident": resident, "staged": staged, "8-bit": staged, "streamed": streamed}
+    for name, stages_of in ways.items():
+        if work.device == "cpu" and name in ("streamed", "8-bit"):
+            continue
+        sizes = Sizes(bundle, work, stored=1 if name == "8-bit" else None)
+        stages = stages_of(sizes)
+        if sizes.on_cpu:
+            stages = {stage: count + LIBRARIES["cpu"] for stage, count in stages.items()}
+        found.append(
+            Estimate(
+                strategy=name,
+                stages=stages,
+                host=max(stages.values()) if sizes.on_cpu else host_memory(sizes, name),
+                seconds=None if speed is None else seconds_of(sizes, name, speed),
+                offered=name in OFFERED,
+            )
+        )
+    return found

@@ -1,0 +1,137 @@
+"""How many operations the denoiser takes, counted by running its own code on tensors without numbers (meta device).
+
+Multiplications and additions both count, as is usual: a product of matrices `(a, b) · (b, c)` is 2·a·b·c. What passes
+over the data once (norms, rotation, softmax, activations) is not counted.
+"""
+
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..networks.denoiser import Hallo3Transformer3DModel
+
+PROBE = 1024  # side of the matrices whose product tells the machine's speed
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What the denoiser runs on: latent frames, latent rows and columns, text tokens. The defaults are published."""
+
+    frames: int = 13
+    height: int = 60
+    width: int = 90
+    words: int = 226
+
+
+@dataclass(frozen=True)
+class DenoiserOperations:
+    """Operations of one guidance branch.
+
+    step: a forward with prepared conditions, in every sampling step. clip: conditions of the speech, once a clip.
+    lasting: conditions of face and reference, once a portrait. recomputed: a forward that makes them all anew.
+    """
+
+    step: int
+    clip: int
+    lasting: int
+    recomputed: int
+
+
+def count_denoiser(
+    config: Mapping[str, Any],
+    grid: Grid,
+    *,
+    fold_face: bool = False,
+    fold_speech: bool = False,
+    every_layer: bool = False,
+) -> DenoiserOperations:
+    """Operations of one guidance branch.
+
+    Args:
+        config: Of the denoiser; published where it says nothing.
+        grid: Of its inputs.
+        fold_face, fold_speech: See `Hallo3Transformer3DModel.fold_outputs`.
+        every_layer: Builds the whole network. Otherwise networks of one and two layers are counted, from which the
+            rest follows, as layers are alike.
+    """
+    defaults = {name: p.default for name, p in inspect.signature(Hallo3Transformer3DModel).parameters.items()}
+    sizes = {name: config.get(name, default) for name, default in defaults.items()}
+    layers = sizes["num_layers"]
+
+    def counted(count: int) -> DenoiserOperations:
+        with torch.device("meta"):
+            denoiser = Hallo3Transformer3DModel(**sizes | {"num_layers": count})
+        denoiser.fold_outputs(face=fold_face, speech=fold_speech)
+        return _count(denoiser, grid)
+
+    if every_layer:
+        return counted(layers)
+    one, two = vars(counted(1)), vars(counted(2))
+    return DenoiserOperations(**{name: one[name] + (two[name] - one[name]) * (layers - 1) for name in one})
+
+
+@torch.no_grad()
+def _count(denoiser: Hallo3Transformer3DModel, grid: Grid) -> DenoiserOperations:
+    k: Any = denoiser.config
+
+    def empty(*shape: int) -> torch.Tensor:
+        return torch.empty(1, *shape, device="meta")
+
+    inputs = (
+        empty(grid.frames, k.in_channels, grid.height, grid.width),
+        torch.empty(1, device="meta"),
+        empty(grid.words, k.text_embed_dim),
+    )
+    tokens = grid.height * grid.width // k.patch_size**2
+    width = k.num_attention_heads * k.attention_head_dim
+    speech = empty(4 * (grid.frames - 1) + 1, k.speech_window, k.speech_blocks, k.speech_channels)
+    lasting: dict[str, Any] = {
+        "face": None if denoiser.identity.face is None else empty(k.face_embed_dim),
+        "reference": [empty(tokens, width)] * k.num_layers if denoiser.identity.reference else None,
+    }
+    conditions = denoiser.conditions(speech=speech, **lasting)
+    return DenoiserOperations(
+        step=operations_of(lambda: denoiser(*inputs, conditions=conditions)),
+        clip=operations_of(lambda: denoiser.prepare_speech(speech)),
+        lasting=operations_of(lambda: denoiser.conditions(**lasting)),
+        recomputed=operations_of(lambda: denoiser(*inputs, speech=speech, **lasting)),
+    )
+
+
+def operations_of(work: Callable[[], Any]) -> int:
+    """Operations of a call."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def count_decoding(config: Mapping[str, Any], grid: Grid) -> int:
+    """Operations of a clip's decoding by a VAE of this configuration.
+
+    A decoder is all convolutions: it is counted on latents of 2 × 2, and operations go with the area.
+    """
+    from diffusers import AutoencoderKLCogVideoX
+
+    from ..conditions.motion import decode_video
+
+    sizes = {name: value for name, value in config.items() if not name.startswith("_")}
+    with torch.device("meta"):
+        vae: Any = AutoencoderKLCogVideoX.from_config(sizes)
+    latents = torch.empty(1, grid.frames, vae.config.latent_channels, 2, 2, device="meta")
+    counted = operations_of(lambda: list(decode_video(vae, latents)))
+    return counted * grid.height * grid.width // 4
+
+
+def measured_speed(device: torch.device, precision: str, seconds: float = 0.3) -> float:
+    """Operations a second of a large product of matrices on this machine."""
+    matrix = torch.ones(PROBE, PROBE, device=device, dtype=getattr(torch, precision))
+    done, began = 0, time.monotonic()
+    while time.monotonic() - began < seconds or done < 2:
+        float((matrix @ matrix)[0, 0])
+        done += 1
+    return 2 * PROBE**3 * done / (time.monotonic() - began)

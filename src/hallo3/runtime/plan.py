@@ -1,0 +1,165 @@
+"""How an animation will run, before anything is loaded: strategies estimated, the fastest that fits chosen."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..bundles.sizes import BundleSizes, bundle_sizes
+from ..errors import UserError
+from ..sampling.guidance import GuidanceScales
+from .devices import choose_device, choose_dtype, free_host_memory, free_memory
+from .estimates import OFFERED, Estimate, Speed, Workload, clips_of, estimates
+from .operations import Grid, count_decoding, count_denoiser, measured_speed
+
+ASSUMED_SPEED = 150e12  # operations a second, bfloat16, of a GPU that is not here
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was found: every strategy, fastest first; the one to take (None: nothing fits), and why."""
+
+    estimates: Sequence[Estimate]
+    chosen: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and what it is for.
+
+    device_memory, host_memory: bytes that may be used. speed: a sentence about the operations a second behind the
+    estimates of time. notices: what the user should know beside.
+    """
+
+    bundle: str
+    device: str
+    dtype: str
+    device_memory: float
+    host_memory: float
+    seconds: float
+    steps: int
+    clips: int
+    operations: float
+    speed: str
+    notices: tuple[str, ...]
+    plan: Plan
+
+
+def plan(
+    bundle: str,
+    *,
+    seconds: float = 10.0,
+    steps: int | None = None,
+    dtype: str = "auto",
+    gpu_memory: float | None = None,
+    host_memory: float | None = None,
+) -> Planned:
+    """Plans an animation of `seconds` of speech.
+
+    gpu_memory: bytes; a GPU of that size is planned for, which need not be here. Without it: this machine's device, and
+    what is free on it. host_memory: bytes; without it what is free here, and no limit for a GPU that is elsewhere.
+
+    Raises UserError for an unknown or damaged bundle.
+    """
+    sizes = bundle_sizes(bundle)
+    here = choose_device("auto")
+    device = here if gpu_memory is None else torch.device("cuda")
+    elsewhere = device.type != here.type
+    number_format = choose_dtype(dtype, device)
+    work = workload(sizes, seconds, steps, number_format, device)
+    speed = _speed(sizes, here, number_format, elsewhere)
+    available = free_memory(device) if gpu_memory is None else gpu_memory
+    if host_memory is None:
+        host_memory = float("inf") if elsewhere else free_host_memory()
+    if device.type == "cpu":
+        available = host_memory
+    found = estimates(sizes, work, speed)
+    forwards = clips_of(sizes, seconds) * work.steps * work.branches
+    return Planned(
+        bundle=bundle,
+        device=device.type,
+        dtype=str(number_format).removeprefix("torch."),
+        device_memory=available,
+        host_memory=host_memory,
+        seconds=seconds,
+        steps=work.steps,
+        clips=clips_of(sizes, seconds),
+        operations=forwards * speed.step,
+        speed=speed.source,
+        notices=() if sizes.downloaded else (f"{bundle} is not on this machine: get it with `hallo3 download hallo3`",),
+        plan=choose(found, available, host_memory, f"bundle {bundle}"),
+    )
+
+
+def choose_for(folder: Path, device: torch.device, number_format: torch.dtype, strategy: str, what: str) -> str:
+    """The strategy by which a bundle's folder is loaded on a device of this machine.
+
+    strategy: `auto`, or one to take. Raises UserError, before anything is loaded, when there is no such strategy or the
+    memory that is free does not suffice.
+    """
+    if strategy not in ("auto", *OFFERED):
+        raise UserError(f"--strategy {strategy}: there is no such strategy; use auto, {', '.join(OFFERED)}")
+    sizes = bundle_sizes(folder)
+    found = estimates(sizes, workload(sizes, 1.0, None, number_format, device))
+    plan = choose(found, free_memory(device), free_host_memory(), what, strategy)
+    if plan.chosen is None:
+        raise UserError(plan.reason)
+    return plan.chosen
+
+
+def workload(
+    sizes: BundleSizes, seconds: float, steps: int | None, number_format: torch.dtype, device: torch.device
+) -> Workload:
+    """What animating with a bundle amounts to, with the bundle's own scales of guidance."""
+    settings = sizes.settings
+    scales = GuidanceScales(*(float(settings[f"{name}_scale"]) for name in ("speech", "text", "reference")))
+    count = settings["num_inference_steps"] if steps is None else steps
+    # Any device but the CPU has its own memory, and is taken for a GPU.
+    return Workload(seconds, count, scales, number_format.itemsize, "cpu" if device.type == "cpu" else "cuda")
+
+
+def _speed(sizes: BundleSizes, here: torch.device, number_format: torch.dtype, elsewhere: bool) -> Speed:
+    settings = sizes.settings
+    grid = Grid(
+        frames=(settings["num_frames"] - 1) // 4 + 1,
+        height=settings["sample_height"] // 8,
+        width=settings["sample_width"] // 8,
+        words=settings["text_length"],
+    )
+    per_second = ASSUMED_SPEED if elsewhere else measured_speed(here, str(number_format).removeprefix("torch."))
+    words = "assumed of a GPU that is not here" if elsewhere else f"measured here ({here.type})"
+    source = f"{per_second / 1e12:,.2f} TFLOP/s, {words}"
+    return Speed(count_denoiser(sizes.denoiser, grid).step, count_decoding(sizes.vae, grid), per_second, source)
+
+
+def choose(
+    found: Sequence[Estimate], device_memory: float, host_memory: float, what: str, strategy: str = "auto"
+) -> Plan:
+    """The fastest strategy that fits into so many bytes, or the one asked for if it does.
+
+    What can't be offered is passed over. Where nothing fits, the plan has no choice, and the reason says what to do.
+    """
+    passed: list[str] = []
+    for one in found:
+        if strategy not in ("auto", one.strategy):
+            continue
+        obstacle = _obstacle(one, device_memory, host_memory)
+        if not obstacle:
+            return Plan(found, one.strategy, "; ".join([f"{one.strategy} fits", *passed]))
+        passed.append(f"{one.strategy} {obstacle}")
+    memory = f"{device_memory / 1e9:.1f} GB of memory"
+    if device_memory != host_memory and not math.isinf(host_memory):
+        memory = f"{device_memory / 1e9:.1f} GB of device and {host_memory / 1e9:.1f} GB of host memory"
+    advice = "close other programs, use --dtype bfloat16, --strategy auto, or a smaller bundle"
+    return Plan(found, None, f"{what} does not fit into {memory}: {'; '.join(passed)}; {advice}")
+
+
+def _obstacle(one: Estimate, device_memory: float, host_memory: float) -> str:
+    if not one.offered:
+        return "is not offered yet"
+    if one.device > device_memory:
+        return f"needs {one.device / 1e9:.1f} GB of device memory"
+    return f"needs {one.host / 1e9:.1f} GB of host memory" if one.host > host_memory else ""

@@ -1,0 +1,54 @@
+"""Operations of the denoiser at the published size, counted on tensors without numbers."""
+
+import pytest
+
+from hallo3.runtime.operations import DenoiserOperations, Grid, count_denoiser
+
+TERA = 10**12
+PUBLISHED = 418.3 * TERA  # of the published implementation's graph: a forward of one guidance branch
+
+
+@pytest.fixture(scope="module")
+def plain() -> DenoiserOperations:
+    return count_denoiser({}, Grid())
+
+
+def test_exact_mode(plain: DenoiserOperations) -> None:
+    assert 400 * TERA < plain.step <= 400.7 * TERA < PUBLISHED
+    # What the published graph recomputes in every step is prepared once.
+    assert 2.3 * TERA < plain.clip + plain.lasting < 2.5 * TERA
+    assert plain.step < plain.recomputed <= plain.step + plain.clip + plain.lasting
+
+
+def test_attention_is_counted(plain: DenoiserOperations) -> None:
+    """Queries of 226 text and 17,550 video tokens; keys of these, and of 1350 reference tokens."""
+    words = Grid(words=225)
+    one_less = plain.step - count_denoiser({}, words).step
+    sequence, width, layers = 226 + 17_550, 3072, 42
+    attention = 4 * width * (sequence * (sequence + 1350) - (sequence - 1) * (sequence - 1 + 1350))
+    linear = 2 * (3 + 1 + 8) * width**2
+    assert one_less == layers * (attention + linear) + 2 * 4096 * width
+
+
+def test_folded_outputs(plain: DenoiserOperations) -> None:
+    face = count_denoiser({}, Grid(), fold_face=True)
+    both = count_denoiser({}, Grid(), fold_face=True, fold_speech=True)
+    assert face.step <= 388 * TERA
+    assert both.step <= 381 * TERA
+    assert (face.clip, face.lasting) == (both.clip, both.lasting) == (plain.clip, plain.lasting)
+
+
+def test_layers_that_follow_are_those_that_would_be_counted() -> None:
+    config = {"num_layers": 4, "num_attention_heads": 2, "attention_head_dim": 16, "position_rows": 100}
+    for variant in (
+        {},
+        {"speech_conditioning": "norm", "identity_conditioning": "face_norm"},
+        {"speech_conditioning": "joint", "identity_conditioning": "none"},
+    ):
+        grid = Grid(frames=3, height=6, width=8, words=5)
+        assert count_denoiser(config | variant, grid) == count_denoiser(config | variant, grid, every_layer=True)
+
+
+@pytest.mark.slow
+def test_every_layer_of_the_published_size(plain: DenoiserOperations) -> None:
+    assert count_denoiser({}, Grid(), every_layer=True) == plain

@@ -1,0 +1,192 @@
+"""Estimates beside what lives at once in real runs, and the choice among strategies."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKLCogVideoX
+from live_memory import peak_of
+
+from hallo3.bundles.places import embedded_bundle
+from hallo3.bundles.sizes import LAYERS, PROJECTION, PUBLISHED_PARAMETERS, PUBLISHED_VAE, BundleSizes, bundle_sizes
+from hallo3.cli.app import main
+from hallo3.conditions.motion import decode_video, encode_video
+from hallo3.errors import UserError
+from hallo3.networks import Hallo3Transformer3DModel, ReferenceNetwork
+from hallo3.networks.planar import use_planes
+from hallo3.runtime.estimates import Estimate, Sizes, Workload, estimates
+from hallo3.runtime.plan import choose
+from hallo3.sampling.guidance import GuidanceScales
+
+PUBLISHED = bundle_sizes("hallo3")
+GPU = Workload(10.0, 50, GuidanceScales(), 2, "cuda")
+
+SMALL_VAE: dict[str, Any] = {**PUBLISHED_VAE, "block_out_channels": [16, 32, 32, 64], "norm_num_groups": 8}
+SMALL: dict[str, Any] = {
+    "num_layers": 2,
+    "num_attention_heads": 4,
+    "attention_head_dim": 32,
+    "time_embed_dim": 16,
+    "text_embed_dim": 16,
+    "position_rows": 13 * 48 + 12,
+    "speech_channels": 8,
+    "speech_intermediate_dim": 16,
+    "speech_tokens": 4,
+    "speech_token_dim": 16,
+    "face_embed_dim": 8,
+    "face_token_dim": 16,
+}
+SETTINGS = {**PUBLISHED.settings, "sample_height": 96, "sample_width": 128, "text_length": 12}
+
+
+def small(device: str, itemsize: int = 4) -> Sizes:
+    parameters = {"reference_network": 1, LAYERS: 1}
+    return Sizes(
+        BundleSizes(parameters, SMALL, SMALL_VAE, SETTINGS), Workload(2.0, 2, GuidanceScales(), itemsize, device)
+    )
+
+
+def case(dtype: torch.dtype) -> tuple[Hallo3Transformer3DModel, tuple[torch.Tensor, ...], dict[str, Any]]:
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(1, *shape, dtype=dtype)
+
+    denoiser = Hallo3Transformer3DModel(**SMALL).to(dtype).eval()
+    given = {"speech": random(49, 5, 12, 8), "face": random(8), "reference": [random(48, 128) for _ in range(2)]}
+    return denoiser, (random(13, 32, 12, 16), torch.tensor([500]), random(12, 16)), given
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_denoising(dtype: torch.dtype) -> None:
+    denoiser, inputs, given = case(dtype)
+    conditions = denoiser.conditions(**given)
+    measured = peak_of(lambda: denoiser(*inputs, conditions=conditions))
+    assert small("cpu", dtype.itemsize).denoising() == pytest.approx(measured, rel=0.15)
+
+
+@torch.no_grad()
+def test_what_is_kept_for_a_clip() -> None:
+    denoiser, _, given = case(torch.float32)
+    kept = denoiser.conditions(**given)
+    silent = denoiser.prepare_speech(torch.zeros_like(given["speech"]))
+    tensors = [*given["reference"], *kept.reference, *kept.face, *kept.speech, *silent]
+    assert small("cpu").kept() == pytest.approx(sum(x.nbytes for x in tensors), rel=0.01)
+
+
+@torch.no_grad()
+def test_the_reference_network() -> None:
+    keys = set(ReferenceNetwork(num_layers=1, num_attention_heads=1, position_rows=1).config)
+    network = ReferenceNetwork(**{k: v for k, v in SMALL.items() if k in keys}).eval()
+    latent, text = torch.randn(1, 1, 32, 12, 16), torch.randn(1, 12, 16)
+    sizes = small("cpu")
+    assert sizes.referring() + sizes.features() == pytest.approx(peak_of(lambda: network(latent, text)), rel=0.25)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@torch.no_grad()
+def test_the_vae(device: str) -> None:
+    """Here on the CPU either way; on a GPU convolutions over time are not cut into planes."""
+    vae = AutoencoderKLCogVideoX.from_config(SMALL_VAE).eval()
+    use_planes(vae, convolutions=device == "cpu")
+    sizes = small(device)
+    decoded = peak_of(lambda: [len(piece) for piece in decode_video(vae, torch.randn(1, 5, 16, 12, 16))])
+    assert sizes.decoding() == pytest.approx(decoded, rel=0.15)
+    encoded = peak_of(lambda: encode_video(vae, torch.randn(1, 3, 3, 96, 128)))
+    assert sizes.encoding() == pytest.approx(encoded, rel=0.15)
+
+
+def test_published_sizes() -> None:
+    """The network's own count, from one and two of its layers."""
+
+    def count(cls: Any, layers: int, prefix: str = "") -> int:
+        with torch.device("meta"):
+            network = cls(num_layers=layers)
+        return sum(p.numel() for name, p in network.named_parameters() if name.startswith(prefix))
+
+    def all_layers(cls: Any, prefix: str = "") -> int:
+        one, two = count(cls, 1, prefix), count(cls, 2, prefix)
+        return one + 41 * (two - one)
+
+    assert all_layers(Hallo3Transformer3DModel) == PUBLISHED_PARAMETERS["transformer"]
+    assert all_layers(Hallo3Transformer3DModel, "transformer_blocks.") == PUBLISHED_PARAMETERS[LAYERS]
+    assert count(Hallo3Transformer3DModel, 1, "speech_projection.") == PUBLISHED_PARAMETERS[PROJECTION]
+    assert all_layers(ReferenceNetwork) == PUBLISHED_PARAMETERS["reference_network"]
+    with torch.device("meta"):
+        vae = AutoencoderKLCogVideoX.from_config(PUBLISHED_VAE)
+    assert sum(p.numel() for p in vae.parameters()) == PUBLISHED_PARAMETERS["vae"]
+
+
+def test_sizes_of_a_bundle_are_those_of_its_networks(tiny_bundle: Path) -> None:
+    import tiny
+
+    found, parts = bundle_sizes(tiny_bundle), tiny.components()
+    for name in ("transformer", "reference_network", "text_encoder", "vae", "speech_encoder"):
+        numbers = sum(p.numel() for p in parts[name].parameters())
+        assert found.parameters[name] == pytest.approx(numbers, rel=0.02), name
+    layers = sum(p.numel() for p in parts["transformer"].transformer_blocks.parameters())
+    assert found.parameters[LAYERS] == layers
+
+
+def test_strategies_of_the_published_size() -> None:
+    found = {one.strategy: one for one in estimates(PUBLISHED, GPU)}
+    memory = [found[name].device / 1e9 for name in ("resident", "staged", "streamed")]
+    assert memory == sorted(memory, reverse=True)
+    assert 50 < memory[0] < 62 and memory[1] < 22
+    assert max(found["staged"].stages, key=found["staged"].stages.__getitem__) in ("speech", "decoding", "denoising")
+    assert found["8-bit"].stages["denoising"] < 12e9
+    assert found["staged"].host < found["resident"].host
+    on_cpu = {one.strategy: one for one in estimates(PUBLISHED, Workload(10.0, 50, GuidanceScales(), 2, "cpu"))}
+    assert set(on_cpu) == {"resident", "staged"}
+    assert on_cpu["staged"].host < on_cpu["resident"].host
+
+
+def test_memory_does_not_depend_on_the_speech() -> None:
+    long = Workload(3600.0, 50, GuidanceScales(), 2, "cuda")
+    for short, hour in zip(estimates(PUBLISHED, GPU), estimates(PUBLISHED, long), strict=True):
+        assert (short.device, short.host) == (hour.device, hour.host)
+
+
+def test_the_fastest_that_fits_is_chosen() -> None:
+    slow = Estimate("staged", {"denoising": 2e9}, 3e9, None)
+    found = [
+        Estimate("resident", {"denoising": 4e9}, 4e9, None),
+        slow,
+        Estimate("8-bit", {"all": 1e9}, 1e9, None, False),
+    ]
+    assert choose(found, 5e9, 5e9, "it").chosen == "resident"
+    plan = choose(found, 3e9, math.inf, "it")
+    assert (plan.chosen, plan.reason) == ("staged", "staged fits; resident needs 4.0 GB of device memory")
+    assert choose(found, 5e9, 3e9, "it").chosen == "staged"
+    assert choose(found, 5e9, 5e9, "it", "staged").chosen == "staged"
+    none = choose(found, 1.5e9, 9e9, "it")
+    assert none.chosen is None
+    assert "1.5 GB of device and 9.0 GB of host memory: resident needs 4.0 GB" in none.reason
+    assert "8-bit is not offered yet" in none.reason
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hallo3.runtime.plan.measured_speed", lambda *_: 1e12)
+    assert main(["plan", "--json", "--steps", "7", "--seconds", "2", str(embedded_bundle())]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["chosen"] == "resident" and found["steps"] == 7 and found["clips"] == 2
+    assert {one["strategy"] for one in found["strategies"]} == {"resident", "staged"}
+    assert all(one["seconds"] > 0 and one["host"] > one["device"] / 2 > 0 for one in found["strategies"])
+    assert main(["plan", "hallo3", "--gpu-memory", "24GB"]) == 0
+    shown = capsys.readouterr().out
+    assert "chosen: staged fits; resident needs" in shown and "hallo3 download hallo3" in shown
+    assert main(["plan", "hallo3", "--gpu-memory", "6"]) == 2
+    assert "does not fit into 6.0 GB" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--gpu-memory", "lots"], ["--gpu-memory", "0GB"], ["no-such-bundle"]])
+def test_what_cannot_be_planned(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *words]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_unknown_bundle() -> None:
+    with pytest.raises(UserError, match="no such bundle"):
+        bundle_sizes("hallo33")
