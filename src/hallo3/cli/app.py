@@ -10,7 +10,7 @@ import typer
 
 from ..errors import UserError
 from ..version import __version__
-from . import animate, bundles, convert, download, studio, train, verify
+from . import animate, bundles, convert, download, inspect, studio, train, verify
 
 app = typer.Typer(
     name="hallo3",
@@ -26,6 +26,7 @@ app.command("convert")(convert.command)
 app.command("verify")(verify.command)
 app.command("download")(download.command)
 app.command("bundles")(bundles.command)
+app.command("inspect")(inspect.command)
 app.command("train")(train.command)
 app.add_typer(studio.app, name="studio")
 
