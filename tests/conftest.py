@@ -1,12 +1,19 @@
-"""What every test shares: one tiny bundle a process, and no network."""
+"""What every test shares: one tiny bundle a process, settings of its own, and no network."""
 
 import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HALLO3_I_HAVE_THE_RIGHTS", "1")  # test_consent.py takes it away
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Signing certificate and statement of rights: not those of whoever runs the tests."""
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("settings"))
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from .media.credentials import Signer
+    from .media.watermark import Watermark
     from .pipeline import Clip, Hallo3Pipeline, Performance
 
 Event = dict[str, Any]
@@ -32,7 +35,8 @@ class AnimationRequest:
 
     face_box: x, y, width, height in pixels of the portrait. steps and scales (1 is no guidance): None takes the
     bundle's own. separate_vocals: take music and noise away first, with the network `vocal_separator`
-    (Kim_Vocal_2.onnx), else with the bundle's.
+    (Kim_Vocal_2.onnx), else with the bundle's. watermark, credentials: the marks of a generated video; without one, the
+    result's tags say so. certificate, private_key: PEM files to sign the credentials with; a local one by default.
     """
 
     portrait: Path
@@ -52,12 +56,16 @@ class AnimationRequest:
     separate_vocals: bool = False
     vocal_separator: Path | None = None
     crf: int = 18
+    watermark: bool = True
+    credentials: bool = True
+    certificate: Path | None = None
+    private_key: Path | None = None
     resume: bool = False
     overwrite: bool = False
 
     def settings(self) -> dict[str, Any]:
         """What decides the frames besides the two input files: recorded in the result, compared on resume."""
-        skip = {"portrait", "speech", "output", "resume", "overwrite", "vocal_separator"}
+        skip = {"portrait", "speech", "output", "resume", "overwrite", "vocal_separator", "certificate", "private_key"}
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in skip}
 
 
@@ -87,6 +95,7 @@ def animate(
     """
     started = time.monotonic()
     check_request(request)
+    signer = _signer(request)
     image, speech = read_image(request.portrait), read_speech(request.speech)
     samples = _without_music(speech, request)
     if pipeline is None:
@@ -95,9 +104,9 @@ def animate(
     steps = request.steps or pipeline.config.num_inference_steps
     performance = _prepare(pipeline, request, image, samples)
     about = (EMBEDDED_NOTICE,) if request.bundle == "embedded" else ()
-    for notice in (*about, *performance.notices):
+    for notice in (*about, *performance.notices, *missing_marks(request)):
         listen({"event": "notice", "message": notice})
-    _write(pipeline, request, performance, speech, steps, listen, started)
+    _write(pipeline, request, performance, speech, steps, listen, started, signer)
     return request.output
 
 
@@ -117,8 +126,8 @@ def check_request(request: AnimationRequest) -> None:
         raise UserError(f"--steps {request.steps}: must be between 1 and 1000; 20 to 50 are usual")
     if not 0 <= request.seed < 1 << 63:
         raise UserError(f"--seed {request.seed}: must be between 0 and {(1 << 63) - 1}")
-    if not 0 <= request.crf <= 51:
-        raise UserError(f"--crf {request.crf}: must be between 0 (lossless) and 51; 18 is the default")
+    if not 1 <= request.crf <= 51:
+        raise UserError(f"--crf {request.crf}: must be between 1 (nearly lossless) and 51; 18 is the default")
     for name in SCALES:
         if not math.isfinite(getattr(request, name) or 1.0):
             option = name.replace("_", "-")
@@ -131,6 +140,37 @@ def check_request(request: AnimationRequest) -> None:
         raise UserError("--vocal-separator: is only used with --separate-vocals; add that, or leave it out")
     if request.no_face and (request.face_box or request.face_index is not None):
         raise UserError("--no-face goes without --face-box and --face: it animates without an identity")
+
+
+def missing_marks(request: AnimationRequest) -> list[str]:
+    """What the result will lack of its marks, a sentence each; a result never lacks one without saying so."""
+    from .media import credentials
+
+    missing = []
+    if not request.watermark:
+        missing.append("no invisible watermark, as --no-watermark says; the result's tags record it")
+    if not request.credentials:
+        missing.append("no content credentials, as --no-credentials says; the result's tags record it")
+    elif not credentials.available():
+        missing.append(credentials.MISSING)
+    return missing
+
+
+def _signer(request: AnimationRequest) -> "Signer | None":
+    """Who signs the result, tried; None without credentials. Raises UserError for a certificate that can't be used."""
+    from .media import credentials
+
+    if not request.credentials:
+        if request.certificate or request.private_key:
+            raise UserError("--certificate and --private-key: go without --no-credentials; leave that out, or them")
+        return None
+    if not credentials.available():
+        if request.certificate or request.private_key:
+            raise UserError("--certificate: needs c2pa-python, which is not installed; pip install c2pa-python")
+        return None
+    signer = credentials.find_signer(request.certificate, request.private_key)
+    credentials.try_signer(signer)
+    return signer
 
 
 def load(bundle: str, *, device: str = "auto", dtype: str = "auto", strategy: str = "auto") -> "Hallo3Pipeline":
@@ -226,22 +266,24 @@ def _write(
     steps: int,
     listen: Listener,
     started: float,
+    signer: "Signer | None",
 ) -> None:
     import torch
 
-    from .media.provenance import provenance_tags
+    from .media.provenance import tags_of
     from .media.video import VideoWriter
 
     _, _, width, height = performance.framing.visible
     settings = {**request.settings(), "steps": steps, "framing_used": performance.framing.mode}
     inputs = {"portrait_file": file_digest(request.portrait), "speech_file": file_digest(request.speech)}
+    record, mark = _marks(request, settings, inputs, width, height, pipeline.config.fps)
     writer = VideoWriter(
         request.output,
         width,
         height,
         fps=pipeline.config.fps,
         speech=speech,
-        metadata=provenance_tags(bundle=request.bundle, seed=request.seed, settings=settings),
+        metadata=tags_of(record),
         fingerprint=json.dumps({**settings, **inputs, "clips": performance.num_clips}, sort_keys=True),
         crf=request.crf,
         resume=request.resume,
@@ -256,12 +298,36 @@ def _write(
             performance, num_inference_steps=steps, first_clip=first, last_motion=carried, on_step=timer.step
         )
         for clip in clips:
-            writer.write_clip(clip.frames, carry={"motion": clip.motion.numpy()})
+            # Only what is shown is marked: the next clip is made from frames without a mark.
+            shown = clip.frames if mark is None else mark.apply(clip.frames, writer.progress.frames)
+            writer.write_clip(shown, carry={"motion": clip.motion.numpy()})
             timer.clip(clip)
         frames = writer.progress.frames
-        writer.finish()
+        writer.finish(None if signer is None else partial(_seal, record, signer))
     seconds, took = frames / pipeline.config.fps, time.monotonic() - started
     listen({"event": "done", "output": str(request.output), "frames": frames, "seconds": seconds, "took": took})
+
+
+def _marks(
+    request: AnimationRequest, settings: Event, inputs: dict[str, str], width: int, height: int, fps: int
+) -> "tuple[dict[str, Any], Watermark | None]":
+    """What is stated of the result, and the watermark that leads back to it."""
+    from .media import watermark
+    from .media.provenance import provenance_record, record_identifier
+
+    hashes = {name.removesuffix("_file"): f"blake2b-128:{digest}" for name, digest in inputs.items()}
+    record = provenance_record(bundle=request.bundle, seed=request.seed, settings=settings, inputs=hashes)
+    if not request.watermark:
+        return {**record, "watermark": None}, None
+    identifier = record_identifier(record, watermark.BITS)
+    stated = {"scheme": watermark.SCHEME, "identifier": watermark.written(identifier)}
+    return {**record, "watermark": stated}, watermark.Watermark(identifier, height, width, fps=fps)
+
+
+def _seal(record: dict[str, Any], signer: "Signer", source: Path, target: Path) -> None:
+    from .media.credentials import sign
+
+    sign(source, target, record, signer)
 
 
 def _start_event(

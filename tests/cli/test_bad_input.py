@@ -120,6 +120,7 @@ def test_bad_speech(kind: str, good: dict[str, str], tmp_path: Path) -> None:
         (["--speech-scale", "nan"], "--speech-scale"),
         (["--seed", "-1"], "--seed"),
         (["--crf", "99"], "--crf"),
+        (["--crf", "0"], "--crf"),
         (["--framing", "round"], "--framing"),
         (["--dtype", "float12"], "--dtype"),
         (["--device", "abacus"], "--device"),

@@ -5,7 +5,8 @@ import typer.main
 from hallo3.cli.app import app
 
 ANIMATE = """
-    --bundle --crf --device --dtype --face --face-box --framing --json --no-face --output --overwrite --prompt --quiet
+    --bundle --certificate --crf --device --dtype --face --face-box --framing --i-have-the-rights --json
+    --no-credentials --no-face --no-watermark --output --overwrite --private-key --prompt --quiet
     --reference-scale --resume --seed --separate-vocals --speech-scale --steps --strategy --text-scale
     --vocal-separator
 """
@@ -13,7 +14,7 @@ ANIMATE = """
 
 def test_commands() -> None:
     assert sorted(typer.main.get_command(app).commands) == [
-        *("ablate", "animate", "bundles", "convert", "download", "plan", "studio", "train", "verify")
+        *("ablate", "animate", "bundles", "convert", "download", "inspect", "plan", "studio", "train", "verify")
     ]
 
 

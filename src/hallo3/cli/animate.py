@@ -1,5 +1,6 @@
 """`hallo3 animate`: a portrait speaks."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import typer
 
 from ..errors import UserError
 
-INPUT, LOOK, FACE, RUN = "What to animate", "How it looks", "Which face", "How it runs"
+INPUT, LOOK, FACE, RUN, MARKS = "What to animate", "How it looks", "Which face", "How it runs", "Rights and marks"
 
 
 def command(
@@ -68,7 +69,7 @@ def command(
     framing: Annotated[
         str, typer.Option(help="auto, pad or crop: how the picture meets the model's format.", rich_help_panel=LOOK)
     ] = "auto",
-    crf: Annotated[int, typer.Option(help="H.264 quality, 0 (lossless) to 51.", rich_help_panel=LOOK)] = 18,
+    crf: Annotated[int, typer.Option(help="H.264 quality, 1 (nearly lossless) to 51.", rich_help_panel=LOOK)] = 18,
     face_box: Annotated[
         tuple[float, float, float, float] | None,
         typer.Option(metavar="X Y W H", help="Where the face is, in pixels.", rich_help_panel=FACE, show_default=False),
@@ -80,6 +81,42 @@ def command(
         bool,
         typer.Option("--no-face", help="Animate without knowing who it is: a zero identity.", rich_help_panel=FACE),
     ] = False,
+    rights: Annotated[
+        bool,
+        typer.Option(
+            "--i-have-the-rights",
+            help="State that you have the right to the likeness and the voice; asked once otherwise.",
+            rich_help_panel=MARKS,
+        ),
+    ] = False,
+    no_watermark: Annotated[
+        bool,
+        typer.Option("--no-watermark", help="No invisible watermark; the tags record it.", rich_help_panel=MARKS),
+    ] = False,
+    no_credentials: Annotated[
+        bool,
+        typer.Option("--no-credentials", help="No C2PA credentials; the tags record it.", rich_help_panel=MARKS),
+    ] = False,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PEM",
+            help="Certificates to sign the credentials with. [default: one made on this machine]",
+            envvar="HALLO3_CERTIFICATE",
+            rich_help_panel=MARKS,
+            show_default=False,
+        ),
+    ] = None,
+    private_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PEM",
+            help="The certificate's private key.",
+            envvar="HALLO3_PRIVATE_KEY",
+            rich_help_panel=MARKS,
+            show_default=False,
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=RUN)] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=RUN)] = "auto",
     strategy: Annotated[
@@ -106,7 +143,7 @@ def command(
     The result is an MP4 (H.264, AAC, 25 frames a second) as long as the speech. While it is made, OUTPUT.part can be
     played already; when the run is stopped, the same command with --resume goes on where it was.
     """
-    from ..animation import AnimationRequest, animate
+    from ..animation import AnimationRequest, animate, missing_marks
     from .progress import listener
 
     request = AnimationRequest(
@@ -127,10 +164,38 @@ def command(
         separate_vocals=separate_vocals,
         vocal_separator=vocal_separator,
         crf=crf,
+        watermark=not no_watermark,
+        credentials=not no_credentials,
+        certificate=None if no_credentials else certificate,
+        private_key=None if no_credentials else private_key,
         resume=resume,
         overwrite=overwrite,
     )
     if quiet and json_events:
         raise UserError("--quiet and --json: one of them, not both")
+    require_rights(portrait, rights)
+    if quiet or json_events:  # otherwise they are among the notices
+        for missing in missing_marks(request):
+            print(f"note: {missing}", file=sys.stderr, flush=True)
     with listener(quiet=quiet, as_json=json_events) as listen:
         animate(request, device=device, dtype=dtype, strategy=strategy, listen=listen)
+
+
+def require_rights(portrait: Path, given: bool) -> None:
+    """Goes on if the user has the right to this portrait and a voice: says so now, or has once; asks on a terminal.
+
+    Raises UserError where nobody can be asked, or the answer is no.
+    """
+    from .. import consent
+
+    if not given and (not consent.needed(portrait) or consent.stated()):
+        return
+    if not given:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise consent.refused()
+        print(f"Before the first video, please state:\n  {consent.STATEMENT}", file=sys.stderr)
+        if not typer.confirm("Is that so?", default=False, err=True):
+            raise consent.refused()
+    notice = consent.remember()
+    if notice:
+        print(f"note: {notice}", file=sys.stderr)

@@ -72,11 +72,15 @@ def writing(path: Path, kept: str) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written ({_reason(error)}); {kept}") from error
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Writes a whole file so that, after any interruption, either the old or the new one is there, never a part."""
+def replace_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Writes a whole file so that, after any interruption, either the old or the new one is there, never a part.
+
+    mode: its rights, less those that the system's mask takes away; from its first byte on.
+    """
     draft = path.with_name(path.name + ".tmp")
+    draft.unlink(missing_ok=True)  # one left behind may have other rights
     try:
-        with open(draft, "wb") as file:
+        with open(draft, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -34,7 +34,7 @@ class FragmentEncoder:
     """Encodes clips of frames, with their share of the speech, into pieces of one fragmented MP4 (H.264 High, AAC).
 
     width, height: of the frames given; odd sizes are padded to even by repeating the last column or row.
-    fps: frames per second, an integer or a ratio. crf: quality, 0 (lossless) to 51, see x264.
+    fps: frames per second, an integer or a ratio. crf: quality, 1 (nearly lossless) to 51, see x264.
     speech: None for a video without sound. The sound starts with the picture; behind the speech comes silence.
     metadata: tags for the header, see `provenance`.
     """

@@ -1,7 +1,7 @@
 """Writing a video clip by clip so that any interruption can be resumed, and reading videos back."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -37,13 +37,13 @@ class VideoWriter:
     path: the result, `.mp4`. width, height: of the frames; odd sizes are padded to even. fps: frames per second.
     speech: the sound, at its own quality; None for a video without sound. metadata: tags, see `provenance`.
     fingerprint: names everything the frames depend on (seed, settings, inputs); resuming needs the same one. If it is a
-    JSON object, the error names the setting that differs. crf: quality, 0 (lossless) to 51.
+    JSON object, the error names the setting that differs. crf: quality, 1 (nearly lossless) to 51.
     resume: goes on behind the last whole clip of an interrupted run, or starts if there is none. overwrite: replaces
     what an interrupted run has left; without it and without `resume` that is an error.
 
     `progress` tells what is there already: after resuming, `progress.frames`, `progress.clips` and `progress.carry`.
     A context manager: leaving it before `finish` keeps the unfinished files. A run resumed at any point gives the same
-    file, byte for byte, as an uninterrupted one.
+    file, byte for byte, as an uninterrupted one (before it is sealed: a signature is its own).
 
     Raises UserError for a place that cannot be written, a full disk (what is written is kept), an unfinished video
     in the way, or one begun with other settings.
@@ -102,24 +102,30 @@ class VideoWriter:
             save_progress(self.state, progress, self._file.tell(), self._settings)
         self.progress = progress
 
-    def finish(self) -> Path:
+    def finish(self, seal: Callable[[Path, Path], None] | None = None) -> Path:
         """Makes the result of the clips written, by copying packets, and removes the unfinished files.
 
         Sound and picture end together. The result appears in one step, when it is complete and on the disk.
+        seal: called with the finished draft and the path of a file to make of it, which then is the result: a signed
+        copy. What it raises leaves no result, and the unfinished files as they were.
         """
         if not self.progress.frames:
             raise ValueError("no clip has been written")
         self.close()
-        draft = self.path.with_name(self.path.name + ".part.tmp")
+        draft, sealed = (self.path.with_name(f"{self.path.name}.part.{kind}") for kind in ("tmp", "sealed"))
         try:
             with open_media(self.part, "unfinished video") as source, self._writing():
                 self._remux(source, draft)
-                with open(draft, "rb+") as file:
+                if seal is not None:
+                    seal(draft, sealed)
+                whole = draft if seal is None else sealed
+                with open(whole, "rb+") as file:
                     os.fsync(file.fileno())
-                os.replace(draft, self.path)
+                os.replace(whole, self.path)
                 sync_folder(self.path.parent)
         finally:
             draft.unlink(missing_ok=True)
+            sealed.unlink(missing_ok=True)
         with self._writing():
             self.state.unlink()
             self.part.unlink()
