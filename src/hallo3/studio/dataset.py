@@ -33,6 +33,9 @@ TRUTH = (
     *("foreground_mask", "yaw", "pitch", "roll", "keypoints", "lip_gap"),
 )
 
+DRAWINGS = 2
+"""Counts how often a seed came to draw something else: clips of two ways of drawing do not go into one folder."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -231,6 +234,7 @@ def write_dataset(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"seed": seed, "split": split, "frames": frames, "height": height, "width": width}
+    settings["drawings"] = DRAWINGS
     check_settings(folder / "dataset.json", settings)
     missing = [index for index in range(count) if not (folder / f"{index:06d}").is_dir()]
     make = partial(_write_sample, folder, settings, material)
