@@ -19,7 +19,7 @@ from hallo3.training.checkpoints import load_average
 from hallo3.training.config import read_settings, validated
 from hallo3.training.data import open_samples
 from hallo3.training.loop import Log
-from hallo3.training.parallel import rank, run_processes
+from hallo3.training.parallel import run_processes, say
 from hallo3.training.phases import Phase
 from hallo3.training.run import in_bundle, prepare_samples, run_phase
 from hallo3.training.starting import CONDITIONS, SHARED, TEXT_LENGTH, make_networks
@@ -214,17 +214,12 @@ def _drawn(log: Log, there: int, count: int) -> None:
         log(f"drew {there} of {count} clips")
 
 
-def _say(line: str) -> None:
-    if rank() == 0:
-        print(line, flush=True)
-
-
 def _prepare(ablation: Ablation) -> None:
     from hallo3.bundles.layout import load_components
 
     samples, clip_frames = open_samples(ablation.out / "data"), ablation.phase.clip_frames
     parts = load_components(ablation.bundle)
-    prepare_samples(samples, parts, ablation.out / "prepared", clip_frames, TEXT_LENGTH, 0, _say)
+    prepare_samples(samples, parts, ablation.out / "prepared", clip_frames, TEXT_LENGTH, 0, say)
 
 
 def _train(ablation: Ablation, run: Run) -> None:
@@ -232,11 +227,11 @@ def _train(ablation: Ablation, run: Run) -> None:
 
     vae, samples = load_components(ablation.bundle, ("vae",))["vae"], open_samples(ablation.out / "data")
     prepared, out = ablation.out / "prepared", folder(ablation, run)
-    run_phase(networks_of(ablation, run), vae, samples, prepared, phase_of(ablation, run), out, _say)
+    run_phase(networks_of(ablation, run), vae, samples, prepared, phase_of(ablation, run), out, say)
 
 
 def _write_bundle(ablation: Ablation, run: Run) -> None:
-    """The bundle of a run, in whose folder nothing else is needed any more but its metrics."""
+    """The bundle of a run: of what is in its folder, this and the metrics are all that is needed from now on."""
     from hallo3.bundles.layout import load_components, save_components
 
     networks, out = networks_of(ablation, run), folder(ablation, run)

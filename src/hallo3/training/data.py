@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 from hallo3.errors import UserError
 from hallo3.studio.dataset import open_dataset
 from hallo3.studio.speech_clips import SAMPLES_PER_FRAME
+from hallo3.training.parallel import rank
 
 
 class Photographs:
@@ -114,16 +114,21 @@ def _misshapen(frames: np.ndarray, speech: np.ndarray, tables: Mapping[str, np.n
     return [name for name, fine in right.items() if not fine]
 
 
+def _complain(line: str) -> None:
+    if rank() == 0:
+        print(line, file=sys.stderr, flush=True)
+
+
 def open_samples(folder: Path, log: Callable[[str], None] | None = None) -> list[Sample]:
     """All samples of a dataset but those that can't be read.
 
     Args:
-        log: Told of each that is left out, and how many they are; by default lines on stderr.
+        log: Told of each that is left out, and how many they are; by default lines on stderr, of the first process.
 
     Raises:
         UserError: when there are none, or none can be read.
     """
-    say = log or partial(print, file=sys.stderr, flush=True)
+    say = log or _complain
     samples, stored = [], open_dataset(folder)
     for clip in stored:
         try:

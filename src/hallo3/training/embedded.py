@@ -19,7 +19,7 @@ from hallo3.networks.planar import use_planes
 from hallo3.training.checkpoints import checkpoints, load_average
 from hallo3.training.data import Photographs, open_samples
 from hallo3.training.loop import Loop, LoopSettings, StepRandom
-from hallo3.training.parallel import rank, run_processes
+from hallo3.training.parallel import rank, run_processes, say
 from hallo3.training.phases import Drops, Phase
 from hallo3.training.run import in_bundle, prepare_samples, run_phase
 from hallo3.training.starting import CONDITIONS, SHARED, TEXT_LENGTH, make_networks
@@ -105,12 +105,6 @@ class Recipe:
     conditions: dict[str, Any] = field(default_factory=lambda: dict(CONDITIONS))
 
 
-def log(line: str) -> None:
-    """Prints a line of one process at once, so that a log file can be followed."""
-    if rank() == 0:
-        print(line, flush=True)
-
-
 def make_data(recipe: Recipe) -> None:
     """Clips with their truth."""
     from hallo3.studio.dataset import Material, write_dataset
@@ -149,7 +143,7 @@ def train_the_vae(recipe: Recipe) -> None:
     vae = make_vae(seed=recipe.seed)
     start_vae(vae, still_pictures(samples, photographs, 120, recipe.seed))
     draw = vae_batches(samples, photographs, recipe.vae_loop.steps)
-    train_vae(vae, draw, recipe.work / "vae" / "checkpoints", recipe.vae_loop, VaeSettings(), log)
+    train_vae(vae, draw, recipe.work / "vae" / "checkpoints", recipe.vae_loop, VaeSettings(), say)
     if rank() == 0:
         finish_vae(vae, samples, CLIP_FRAMES)
         vae.save_pretrained(recipe.work / "vae")
@@ -169,7 +163,7 @@ def train_the_decoder(recipe: Recipe) -> None:
     def step_loss(step: int, random: StepRandom) -> tuple[Tensor, dict[str, float]]:
         return vae_loss(vae, draw(steps // 5 + step, random), DECODER, random)
 
-    Loop(vae, step_loss, recipe.work / "decoder" / "checkpoints", recipe.decoder_loop, log).run()
+    Loop(vae, step_loss, recipe.work / "decoder" / "checkpoints", recipe.decoder_loop, say).run()
     load_average(vae, recipe.work / "decoder" / "checkpoints")
     if rank() == 0:
         vae.save_pretrained(recipe.work / "decoder")
@@ -198,7 +192,7 @@ def load_parts(recipe: Recipe) -> dict[str, Any]:
 def prepare(recipe: Recipe) -> None:
     """What does not change while the phases train."""
     samples, folder = open_samples(recipe.work / "data"), recipe.work / "prepared"
-    prepare_samples(samples, load_parts(recipe), folder, recipe.warmup.clip_frames, TEXT_LENGTH, recipe.seed, log)
+    prepare_samples(samples, load_parts(recipe), folder, recipe.warmup.clip_frames, TEXT_LENGTH, recipe.seed, say)
 
 
 def train_phase(recipe: Recipe, name: str, until: int | None = None) -> None:
@@ -210,7 +204,7 @@ def train_phase(recipe: Recipe, name: str, until: int | None = None) -> None:
     if name != "warmup":
         load_average(networks, work / "warmup")
     vae = use_planes(AutoencoderKLCogVideoX.from_pretrained(work / "vae")).eval()
-    run_phase(networks, vae, open_samples(work / "data"), work / "prepared", phase, work / name, log, until)
+    run_phase(networks, vae, open_samples(work / "data"), work / "prepared", phase, work / name, say, until)
 
 
 def write_bundle(recipe: Recipe) -> None:
@@ -234,7 +228,7 @@ def write_bundle(recipe: Recipe) -> None:
         "text_scale": 1.0,
     }
     save_components(recipe.work / "bundle", components, config, max_shard_size="8MB", dtype=torch.bfloat16)
-    log(f"wrote {recipe.work / 'bundle'}")
+    say(f"wrote {recipe.work / 'bundle'}")
 
 
 STAGES: dict[str, Callable[[Recipe], None]] = {
@@ -262,7 +256,7 @@ def main(
         raise SystemExit(f"{stage}: no such stage; choose all or one of {', '.join(STAGES)}")
     recipe = Recipe(work, portraits, recordings, processes=processes, seed=seed)
     for name in STAGES if stage == "all" else (stage,):
-        log(f"stage {name}")
+        say(f"stage {name}")
         try:
             STAGES[name](recipe)
         except UserError as error:

@@ -14,6 +14,7 @@ import typer
 
 from hallo3.training.encoders_run import encoder_settings
 from hallo3.training.loop import LoopSettings
+from hallo3.training.parallel import say
 
 if TYPE_CHECKING:
     from hallo3.training.encoders_images import FaceImage
@@ -57,7 +58,7 @@ def speech(
     from hallo3.training.encoders_speech import train_speech
 
     settings = train_flags(steps, rate, seed, threads)
-    train_speech(data, out, settings, held_out=held_out, most=most, device=device, log=log)
+    train_speech(data, out, settings, held_out=held_out, most=most, device=device, log=say)
 
 
 @app.command()
@@ -73,7 +74,7 @@ def text(
     """Tokenizer and T5 encoder on captions of drawn people."""
     from hallo3.training.encoders_text import draw_captions, train_text
 
-    train_text(draw_captions(count, seed), out, train_flags(steps, rate, seed, threads), device=device, log=log)
+    train_text(draw_captions(count, seed), out, train_flags(steps, rate, seed, threads), device=device, log=say)
 
 
 @app.command()
@@ -85,7 +86,7 @@ def draw(
     """Draws the people that the face networks learn from."""
     from hallo3.training.encoders_images import draw_faces
 
-    draw_faces(out, range(people), views, log=log)
+    draw_faces(out, range(people), views, log=say)
 
 
 @app.command()
@@ -104,7 +105,7 @@ def locator(
     from hallo3.training.encoders_locator import train_locator
 
     settings = train_flags(steps, rate, seed, threads)
-    train_locator(*face_images(drawn, photographs, people), out, settings, device=device, log=log)
+    train_locator(*face_images(drawn, photographs, people), out, settings, device=device, log=say)
 
 
 @app.command()
@@ -123,7 +124,7 @@ def face(
     from hallo3.training.encoders_face import train_face
 
     settings = train_flags(steps, rate, seed, threads)
-    train_face(*face_images(drawn, photographs, people), out, settings, device=device, log=log)
+    train_face(*face_images(drawn, photographs, people), out, settings, device=device, log=say)
 
 
 @app.command()
@@ -138,7 +139,7 @@ def measure(
     from hallo3.training.encoders_locator import evaluate_locator
 
     locator = FaceLocator.from_pretrained(resolve(bundle) / "face_encoder" / "locator").eval()
-    log(json.dumps(evaluate_locator(locator, load_photographs(photographs)["test"]), indent=2))
+    say(json.dumps(evaluate_locator(locator, load_photographs(photographs)["test"]), indent=2))
 
 
 def face_images(
@@ -155,11 +156,6 @@ def face_images(
         groups.append(photographed["train"])
         held_out["photographs"] = photographed["test"]
     return groups, held_out
-
-
-def log(line: str) -> None:
-    """Prints a line at once, so that a log file can be followed."""
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -55,11 +55,6 @@ class FaceImage:
         return self.levels[min(index, len(self.levels) - 1)]
 
 
-def to_image(pixels: np.ndarray) -> Tensor:
-    """`(H, W, 3)` uint8 → `(1, 3, H, W)` in [-1, 1]."""
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-
-
 def load_photographs(folder: Path, boxes: Path = PORTRAIT_BOXES, longest: int = 512) -> dict[str, list[FaceImage]]:
     """Photographs with their face boxes, by split ("train", "test"; no source is in both).
 

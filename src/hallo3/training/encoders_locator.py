@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hallo3.conditions.motion import to_tensor
 from hallo3.networks.faces import STRIDE, FaceLocator, box_iou
-from hallo3.training.encoders_images import FaceImage, backdrop, cover, recolour, similarity, to_image, warp
+from hallo3.training.encoders_images import FaceImage, backdrop, cover, recolour, similarity, warp
 from hallo3.training.encoders_run import train_encoder, write_metrics
 from hallo3.training.loop import Log, LoopSettings, StepRandom
 
@@ -208,7 +209,7 @@ def evaluate_locator(locator: FaceLocator, faces: list[FaceImage], threshold: fl
     """Recall at IoU ≥ 0.5, mean IoU, detections too many per image, and the names of faces missed."""
     ious, surplus, missed = [], 0, []
     for face in faces:
-        found = locator.locate(to_image(face.pixels).to(locator.device), threshold)[0]
+        found = locator.locate(to_tensor(face.pixels).to(locator.device), threshold)[0]
         if face.box is None:
             surplus += len(found)
             continue

@@ -25,6 +25,12 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def say(line: str) -> None:
+    """Prints a line of the first process at once, so that a log file can be followed."""
+    if rank() == 0:
+        print(line, flush=True)
+
+
 def processes() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
