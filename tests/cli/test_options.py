@@ -14,7 +14,19 @@ ANIMATE = """
 
 def test_commands() -> None:
     assert sorted(typer.main.get_command(app).commands) == [
-        *("ablate", "animate", "bundles", "convert", "download", "inspect", "plan", "studio", "train", "verify")
+        *(
+            "ablate",
+            "animate",
+            "bundles",
+            "convert",
+            "doctor",
+            "download",
+            "inspect",
+            "plan",
+            "studio",
+            "train",
+            "verify",
+        )
     ]
 
 
