@@ -10,7 +10,10 @@ import pytest
 import torch
 
 import tiny
+from hallo3.bundles.places import embedded_bundle
 from hallo3.errors import UserError
+from hallo3.media.sound import read_speech
+from hallo3.media.watermark import detect
 from hallo3.pipeline import Hallo3Pipeline, derived_generator
 from hallo3.sampling.guidance import GuidanceScales
 
@@ -25,7 +28,8 @@ def pipeline(tiny_bundle: Path) -> Hallo3Pipeline:
 
 
 def frames_of(pipeline: Hallo3Pipeline, seconds: float = 0.7, **options: object) -> np.ndarray:
-    found = pipeline(tiny.portrait(), tiny.speech(seconds), "a woman talks", face_box=BOX, **options)
+    options = {"watermark": False, "face_box": BOX, **options}
+    found = pipeline(tiny.portrait(), tiny.speech(seconds), "a woman talks", **options)
     return found.frames
 
 
@@ -70,6 +74,7 @@ def test_clips_are_chained_by_their_last_frames(pipeline: Hallo3Pipeline) -> Non
 
 def test_every_condition_shows_in_the_frames(pipeline: Hallo3Pipeline) -> None:
     base = {"portrait": tiny.portrait(), "speech": tiny.speech(0.3), "prompt": "a woman", "face_box": BOX}
+    base["watermark"] = False  # which depends on all of them
     changes = {
         "portrait": tiny.portrait().rotate(180),
         "speech": tiny.speech(0.3)[::-1].copy(),
@@ -79,6 +84,19 @@ def test_every_condition_shows_in_the_frames(pipeline: Hallo3Pipeline) -> None:
     frames = pipeline(**base).frames
     for name, value in changes.items():
         assert not np.array_equal(pipeline(**{**base, name: value}).frames, frames), name
+
+
+def test_frames_say_that_they_are_generated() -> None:
+    """Whoever takes frames by the short way gets marked ones, clips marked as one video."""
+    pipeline = Hallo3Pipeline.from_pretrained("embedded")
+    sample = embedded_bundle() / "sample"
+    speech = read_speech(sample / "speech.wav").samples[:40_000]
+    video = pipeline(sample / "portrait.png", speech, seed=5).frames
+    plain = pipeline(sample / "portrait.png", speech, seed=5, watermark=False).frames
+    assert len(video) > pipeline.config.num_frames and detect(video).found and not detect(plain).found
+    assert np.abs(video.astype(int) - plain).mean() < 2
+    other = pipeline(sample / "portrait.png", speech, seed=6).frames
+    assert detect(video).identifier != detect(other).identifier
 
 
 def test_square_portrait_comes_back_square(pipeline: Hallo3Pipeline) -> None:
@@ -123,7 +141,7 @@ def test_memory_does_not_grow_with_the_speech(tiny_bundle: Path) -> None:
 def test_a_pipeline_serves_two_threads_one_after_the_other(pipeline: Hallo3Pipeline) -> None:
     """State is per call: a stream that waits is not disturbed by another one."""
     alone = frames_of(pipeline, 0.7)
-    stream = pipeline.stream(tiny.portrait(), tiny.speech(0.7), "a woman talks", face_box=BOX)
+    stream = pipeline.stream(tiny.portrait(), tiny.speech(0.7), "a woman talks", face_box=BOX, watermark=False)
     start = next(stream)
     other = threading.Thread(target=frames_of, args=(pipeline, 0.5), kwargs={"seed": 9, "num_inference_steps": 3})
     other.start()

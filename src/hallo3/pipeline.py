@@ -22,7 +22,9 @@ from .conditions.portrait import Framing, frame_portrait
 from .conditions.speech import SpeechWindows, clip_windows, encode_speech, num_clips, num_video_frames, speech_windows
 from .errors import UserError
 from .media.images import read_image
+from .media.provenance import provenance_record, record_identifier
 from .media.sound import read_speech
+from .media.watermark import BITS, Watermark
 from .networks.conditions import Condition, DenoiserConditions
 from .networks.denoiser import Hallo3Transformer3DModel
 from .networks.kept import KeptResult
@@ -442,16 +444,33 @@ class Hallo3Pipeline(DiffusionPipeline):
         *,
         num_inference_steps: int | None = None,
         on_step: StepCallback | None = None,
+        watermark: bool = True,
         **options: Any,
     ) -> Iterator[np.ndarray]:
         """Yields frames clip by clip, (F, height, width, 3) uint8 each, at the configuration's `fps`.
 
-        portrait: an image or its path. speech: a path, or (samples,) mono float32 at 16 kHz. options: as `prepare`.
-        Raises UserError for input that can't be used.
+        portrait: an image or its path. speech: a path, or (samples,) mono float32 at 16 kHz. watermark: put the
+        invisible mark of a generated video into the frames; without it, say by other means what they are. options: as
+        `prepare`. Raises UserError for input that can't be used.
         """
-        performance = self.prepare(_as_image(portrait), _as_samples(speech), prompt, **options)
+        samples = _as_samples(speech)
+        performance = self.prepare(_as_image(portrait), samples, prompt, **options)
+        mark, shown = self._mark(performance, samples, prompt) if watermark else None, 0
         for clip in self.render(performance, num_inference_steps=num_inference_steps, on_step=on_step):
-            yield clip.frames
+            yield clip.frames if mark is None else mark.apply(clip.frames, shown)
+            shown += len(clip.frames)
+
+    def _mark(self, performance: Performance, samples: np.ndarray, prompt: str) -> Watermark:
+        """A watermark for frames that leave without a file: its identifier stands for the seed and the inputs."""
+        inputs = {"portrait": performance.portrait.numpy(), "speech": samples}
+        record = provenance_record(
+            bundle=str(self.config.get("_name_or_path", "")),
+            seed=performance.seed,
+            settings={"prompt": prompt, **performance.guidance._asdict()},
+            inputs={name: hashlib.blake2b(x.tobytes(), digest_size=16).hexdigest() for name, x in inputs.items()},
+        )
+        _, _, width, height = performance.framing.visible
+        return Watermark(record_identifier(record, BITS), height, width, fps=self.config.fps)
 
     def __call__(
         self, portrait: Image.Image | str | Path, speech: np.ndarray | str | Path, prompt: str = "", **options: Any

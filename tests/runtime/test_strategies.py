@@ -17,7 +17,7 @@ SCALES = GuidanceScales(4.0, 3.0, 2.0)
 
 
 def frames_of(pipeline: Hallo3Pipeline) -> np.ndarray:
-    options = {"no_face": True, "guidance": SCALES, "seed": 3}
+    options = {"no_face": True, "guidance": SCALES, "seed": 3, "watermark": False}
     return pipeline(tiny.portrait(), tiny.speech(0.7), "a woman talks", **options).frames
 
 

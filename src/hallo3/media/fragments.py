@@ -9,6 +9,7 @@ import io
 import struct
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import av
@@ -211,7 +212,15 @@ def _in_packets(blocks: Iterator[NDArray[np.float32]], channels: int) -> Iterato
 
 def _video_options(crf: float) -> dict[str, str]:
     # One thread: x264's result depends on their number. No B-frames: they need decode times before the clip's start.
-    return {"crf": str(crf), "preset": "medium", "profile": "high", "bf": "0", "threads": "1"}
+    options = {"crf": str(crf), "preset": "medium", "profile": "high", "bf": "0", "threads": "1"}
+    return options | ({"x264-params": "asm=AVX2"} if _has_avx512() else {})
+
+
+@cache
+def _has_avx512() -> bool:
+    """With AVX-512 x264 now and then makes other bytes of the same frames (benchmarks/encoder_repeats.py)."""
+    found = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
+    return any(name == "X86_V4" or name.startswith("AVX512") for name in found)
 
 
 def _tag_colours(encoder: Any) -> None:

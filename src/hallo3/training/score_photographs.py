@@ -68,7 +68,7 @@ def talking_photographs(pipeline: Any, pictures: Iterable[Path], speech: NDArray
         if taken.all():
             raise UserError(f"{path}: the face fills the picture; take one with some surroundings")
         yield Talking(
-            frames=pipeline(image, speech, PROMPT).frames,
+            frames=pipeline(image, speech, PROMPT, watermark=False).frames,
             portrait=framing.restore(canvas),
             decoded=framing.restore(held_still(pipeline, canvas)),
             outside=~taken,
