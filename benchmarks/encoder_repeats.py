@@ -1,7 +1,7 @@
 """Whether the same frames give the same H.264: `python benchmarks/encoder_repeats.py [--processes 20] [--times 40]`.
 
 Every process encodes the same clips again and again, on one thread, with x264's own choice of instructions and with
-AVX2 at most. On 2026-11-21, on a Xeon with AVX-512 and x264 165 of PyAV 18.1, with 25 processes beside other work: its own
+AVX2 at most. 2026-11-21, a Xeon with AVX-512, x264 165 of PyAV 18.1, 25 processes of each, beside other work: its own
 choice, 24 of 1000 encodings deviated, in 24 processes; AVX2 at most, none.
 """
 
