@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import UserError
 from ..networks.variants import sees_reference
 from ..version import __version__
+from .card import write_card
 from .parts import INDEX, PARTS, Part, read_json
 
 MISSING_KEY = "_hallo3_missing_parts"
@@ -148,7 +149,9 @@ def extend_index(
     config: Mapping[str, Any] | None,
     notes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes into `stage` the index of the bundle in `folder` (which may not exist yet) with `parts` added."""
+    """Writes into `stage` index and card of the bundle in `folder` (which may not exist yet) with `parts` added."""
     old = read_index(folder) if (folder / INDEX).exists() else Index({}, {})
     kept = {name: value for name, value in old.notes.items() if name not in ("_class_name", "_hallo3_version")}
-    write_index(stage, {**old.parts, **parts}, {**old.config, **(config or {})}, kept | dict(notes or {}), folder)
+    all_parts, told = {**old.parts, **parts}, kept | dict(notes or {})
+    write_index(stage, all_parts, {**old.config, **(config or {})}, told, folder)
+    write_card(folder, stage, all_parts, PUBLISHED_CONFIG | dict(old.config) | dict(config or {}), told)

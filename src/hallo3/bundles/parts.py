@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,6 +167,12 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
     if any(Path(name).name != name for name in files):
         raise UserError(f"{index}: names files outside its folder; don't use this bundle")
     return [folder / name for name in files]
+
+
+def count_parameters(folder: Path, stem: str, prefix: str = "") -> int:
+    """Numbers in the tensors of a model folder whose names begin with `prefix`; reads headers only."""
+    tensors = (item for file in weight_files(folder, stem) for item in read_header(file).items())
+    return sum(math.prod(tensor["shape"]) for name, tensor in tensors if name.startswith(prefix))
 
 
 def check_part(folder: Path, part: Part) -> None:

@@ -1,6 +1,5 @@
 """How large a bundle is, read from its configurations and the headers of its files: nothing is loaded."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from .index import PUBLISHED_CONFIG, read_index
 from .layout import check_bundle
-from .parts import PARTS, read_header, read_json, weight_files
+from .parts import PARTS, count_parameters, read_json
 from .places import HUB_NAME, registry, resolve
 
 PROJECTION, LAYERS = "speech_projection", "transformer_blocks"
@@ -60,18 +59,13 @@ def bundle_sizes(bundle: str | Path) -> BundleSizes:
     folder = resolve(bundle, local_files_only=HUB_NAME.fullmatch(text) is not None)
     check_bundle(folder, PARTS)
     index = read_index(folder)
-    parameters = {name: _part_parameters(folder, name) for name in index.parts if PARTS[name].weights is not None}
+    stems = {name: PARTS[name].weights for name in index.parts}
+    parameters = {name: count_parameters(folder / name, stem) for name, stem in stems.items() if stem is not None}
     for name in (PROJECTION, LAYERS):
-        parameters[name] = _part_parameters(folder, "transformer", f"{name}.")
+        parameters[name] = count_parameters(folder / "transformer", str(stems["transformer"]), f"{name}.")
     return BundleSizes(
         parameters=parameters,
         denoiser=read_json(folder / "transformer" / "config.json"),
         vae=read_json(folder / "vae" / "config.json"),
         settings=index.config,
     )
-
-
-def _part_parameters(folder: Path, name: str, prefix: str = "") -> int:
-    headers = map(read_header, weight_files(folder / name, str(PARTS[name].weights)))
-    tensors = (item for header in headers for item in header.items())
-    return sum(math.prod(tensor["shape"]) for key, tensor in tensors if key.startswith(prefix))

@@ -130,7 +130,10 @@ def write_result(training: Training, config: Mapping[str, Any]) -> None:
     if training.lora is not None:
         merge_adapters(networks)
     components |= in_bundle(networks)
-    save_components(training.out / "bundle", components, config)
+    about = {"start": training.start, "scratch": training.scratch, "clips": training.data.name}
+    about["steps"] = training.loop.steps
+    notes = {"_hallo3_training": {**about, "trains": list(training.trains)}}
+    save_components(training.out / "bundle", components, config, notes=notes)
 
 
 def prepare_samples(
