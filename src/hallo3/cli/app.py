@@ -10,7 +10,7 @@ import typer
 
 from ..errors import UserError
 from ..version import __version__
-from . import ablate, animate, bundles, convert, doctor, download, inspect, plan, studio, train, verify
+from . import ablate, animate, bench, bundles, convert, doctor, download, inspect, plan, studio, train, verify
 
 app = typer.Typer(
     name="hallo3",
@@ -28,6 +28,7 @@ app.command("download")(download.command)
 app.command("bundles")(bundles.command)
 app.command("plan")(plan.command)
 app.command("inspect")(inspect.command)
+app.command("bench")(bench.command)
 app.command("doctor")(doctor.command)
 app.command("train")(train.command)
 app.command("ablate")(ablate.command)
