@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -95,12 +95,12 @@ def animate(
     """
     started = time.monotonic()
     check_request(request)
-    signer = _signer(request)
+    signer = signer_of(request)
     image, speech = read_image(request.portrait), read_speech(request.speech)
     samples = _without_music(speech, request)
     if pipeline is None:
         pipeline = load(request.bundle, device=device, dtype=dtype, strategy=strategy)
-    request = with_defaults(request, pipeline)
+    request = with_defaults(request, pipeline.config)
     steps = request.steps or pipeline.config.num_inference_steps
     performance = _prepare(pipeline, request, image, samples)
     about = (EMBEDDED_NOTICE,) if request.bundle == "embedded" else ()
@@ -117,11 +117,16 @@ def check_request(request: AnimationRequest) -> None:
         raise UserError(f"{request.output}: exists already; choose another name, or --overwrite")
     if request.resume and request.overwrite:
         raise UserError("--resume and --overwrite: one goes on, the other starts anew; give one of them")
-    begun = request.output.with_name(request.output.name + ".part.state").exists()
-    if begun and not (request.resume or request.overwrite):
+    half_done = begun(request.output)
+    if half_done and not (request.resume or request.overwrite):
         raise UserError(f"{request.output}.part: left by an interrupted run; go on with --resume, or --overwrite it")
-    if request.resume and not begun:
+    if request.resume and not half_done:
         raise UserError(f"{request.output}: there is nothing to --resume; leave the option out to start")
+    check_settings(request)
+
+
+def check_settings(request: AnimationRequest) -> None:
+    """The part of `check_request` that looks at no file."""
     if request.steps is not None and not 1 <= request.steps <= 1000:
         raise UserError(f"--steps {request.steps}: must be between 1 and 1000; 20 to 50 are usual")
     if not 0 <= request.seed < 1 << 63:
@@ -142,6 +147,43 @@ def check_request(request: AnimationRequest) -> None:
         raise UserError("--no-face goes without --face-box and --face: it animates without an identity")
 
 
+def begun(output: Path) -> bool:
+    """Whether a run was interrupted that was to make this file: `resume` then goes on with it."""
+    return output.with_name(output.name + ".part.state").exists()
+
+
+def is_result_of(request: AnimationRequest) -> bool:
+    """Whether `request.output` is there, finished, and was made of these files with these settings: its tags tell.
+
+    Raises UserError for an input or a bundle that is not there.
+    """
+    from .bundles.index import read_index
+    from .bundles.places import resolve
+    from .media.provenance import read_provenance
+
+    if not request.output.exists():
+        return False
+    try:
+        record = read_provenance(request.output)
+    except UserError:
+        return False  # not even a video
+    if record is None:
+        return False
+    config = read_index(resolve(request.bundle)).config
+    asked = with_defaults(request, config).settings() | {"steps": request.steps or config["num_inference_steps"]}
+    made_with = {name: value for name, value in record.get("settings", {}).items() if name in asked}
+    return record.get("inputs") == _stated(_digests(request)) and made_with == json.loads(json.dumps(asked))
+
+
+def _digests(request: AnimationRequest) -> dict[str, str]:
+    return {"portrait_file": file_digest(request.portrait), "speech_file": file_digest(request.speech)}
+
+
+def _stated(digests: Mapping[str, str]) -> dict[str, str]:
+    """Digests of the inputs as a result's record states them."""
+    return {name.removesuffix("_file"): f"blake2b-128:{digest}" for name, digest in digests.items()}
+
+
 def missing_marks(request: AnimationRequest) -> list[str]:
     """What the result will lack of its marks, a sentence each; a result never lacks one without saying so."""
     from .media import credentials
@@ -156,7 +198,7 @@ def missing_marks(request: AnimationRequest) -> list[str]:
     return missing
 
 
-def _signer(request: AnimationRequest) -> "Signer | None":
+def signer_of(request: AnimationRequest) -> "Signer | None":
     """Who signs the result, tried; None without credentials. Raises UserError for a certificate that can't be used."""
     from .media import credentials
 
@@ -204,9 +246,9 @@ def load(bundle: str, *, device: str = "auto", dtype: str = "auto", strategy: st
     return pipeline
 
 
-def with_defaults(request: AnimationRequest, pipeline: "Hallo3Pipeline") -> AnimationRequest:
-    """The request with the bundle's own scales of guidance where it names none."""
-    scales = {name: pipeline.config[name] for name in SCALES if getattr(request, name) is None}
+def with_defaults(request: AnimationRequest, config: Mapping[str, Any]) -> AnimationRequest:
+    """The request with the bundle's own scales of guidance where it names none. config: the pipeline's."""
+    scales = {name: config[name] for name in SCALES if getattr(request, name) is None}
     return dataclasses.replace(request, **scales)
 
 
@@ -275,7 +317,7 @@ def _write(
 
     _, _, width, height = performance.framing.visible
     settings = {**request.settings(), "steps": steps, "framing_used": performance.framing.mode}
-    inputs = {"portrait_file": file_digest(request.portrait), "speech_file": file_digest(request.speech)}
+    inputs = _digests(request)
     record, mark = _marks(request, settings, inputs, width, height, pipeline.config.fps)
     writer = VideoWriter(
         request.output,
@@ -315,8 +357,7 @@ def _marks(
     from .media import watermark
     from .media.provenance import provenance_record, record_identifier
 
-    hashes = {name.removesuffix("_file"): f"blake2b-128:{digest}" for name, digest in inputs.items()}
-    record = provenance_record(bundle=request.bundle, seed=request.seed, settings=settings, inputs=hashes)
+    record = provenance_record(bundle=request.bundle, seed=request.seed, settings=settings, inputs=_stated(inputs))
     if not request.watermark:
         return {**record, "watermark": None}, None
     identifier = record_identifier(record, watermark.BITS)

@@ -1,5 +1,6 @@
 """The commands' options, frozen: one that appears or goes is noticed here, and in the changelog."""
 
+import pytest
 import typer.main
 
 from hallo3.cli.app import app
@@ -12,13 +13,32 @@ ANIMATE = """
 """
 
 
+BATCH = """
+    --bundle --certificate --crf --device --dtype --i-have-the-rights --json --no-credentials --no-face --no-watermark
+    --out --overwrite --private-key --quiet --seed --separate-vocals --steps --strategy --vocal-separator
+"""
+
+
 def test_commands() -> None:
     assert sorted(typer.main.get_command(app).commands) == [
-        *("ablate", "animate", "bundles", "convert", "download", "inspect", "plan", "studio", "train", "verify")
+        *(
+            "ablate",
+            "animate",
+            "batch",
+            "bundles",
+            "convert",
+            "download",
+            "inspect",
+            "plan",
+            "studio",
+            "train",
+            "verify",
+        )
     ]
 
 
-def test_animate_options() -> None:
-    command = typer.main.get_command(app).commands["animate"]
+@pytest.mark.parametrize(("name", "known"), [("animate", ANIMATE), ("batch", BATCH)])
+def test_options(name: str, known: str) -> None:
+    command = typer.main.get_command(app).commands[name]
     options = {name for parameter in command.params for name in parameter.opts if name.startswith("--")}
-    assert sorted(options) == ANIMATE.split()
+    assert sorted(options) == known.split()
