@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from .media.credentials import Signer
+    from .media.streams import Stream, StreamWriter
+    from .media.video import VideoWriter
     from .media.watermark import Watermark
     from .pipeline import Clip, Hallo3Pipeline, Performance
 
@@ -83,18 +85,24 @@ def animate(
     dtype: str = "auto",
     strategy: str = "auto",
     listen: Listener = lambda event: None,
+    stream: "Stream | None" = None,
 ) -> Path:
     """Makes the video that `request` asks for and returns its path.
 
     pipeline: one that is loaded already; else the request's bundle is loaded on `device` in `dtype` by `strategy`
     (`auto`: what suits the machine; see `runtime/plan.py`). listen: called with events (`start`, `step`, `clip`,
-    `notice`, `done`), each a dict with `event`.
+    `notice`, `done`), each a dict with `event`; what it raises ends the run. stream: takes the video, as fragmented MP4
+    and clip by clip, in place of `request.output`, which then only names it in messages. It is not signed.
 
     Raises UserError for anything the user can mend. A run that stops half-way leaves OUTPUT.part, which plays, and its
     state; the same request with `resume=True` gives the frames that an uninterrupted run would have given.
     """
     started = time.monotonic()
-    check_request(request)
+    if stream is None:
+        check_request(request)
+    else:
+        request = unsigned(request)
+        check_settings(request)
     signer = signer_of(request)
     image, speech = read_image(request.portrait), read_speech(request.speech)
     samples = _without_music(speech, request)
@@ -104,9 +112,9 @@ def animate(
     steps = request.steps or pipeline.config.num_inference_steps
     performance = _prepare(pipeline, request, image, samples)
     about = (EMBEDDED_NOTICE,) if request.bundle == "embedded" else ()
-    for notice in (*about, *performance.notices, *missing_marks(request)):
+    for notice in (*about, *performance.notices, *missing_marks(request, streamed=stream is not None)):
         listen({"event": "notice", "message": notice})
-    _write(pipeline, request, performance, speech, steps, listen, started, signer)
+    _write(pipeline, request, performance, speech, steps, listen, started, signer, stream)
     return request.output
 
 
@@ -184,14 +192,21 @@ def _stated(digests: Mapping[str, str]) -> dict[str, str]:
     return {name.removesuffix("_file"): f"blake2b-128:{digest}" for name, digest in digests.items()}
 
 
-def missing_marks(request: AnimationRequest) -> list[str]:
+def unsigned(request: AnimationRequest) -> AnimationRequest:
+    """The request for a stream: a signature is of the whole file, and a stream's start is gone by then."""
+    return dataclasses.replace(request, credentials=False, certificate=None, private_key=None)
+
+
+def missing_marks(request: AnimationRequest, *, streamed: bool = False) -> list[str]:
     """What the result will lack of its marks, a sentence each; a result never lacks one without saying so."""
     from .media import credentials
 
     missing = []
     if not request.watermark:
         missing.append("no invisible watermark, as --no-watermark says; the result's tags record it")
-    if not request.credentials:
+    if streamed:
+        missing.append("no content credentials, as a stream cannot be signed; the result's tags record it")
+    elif not request.credentials:
         missing.append("no content credentials, as --no-credentials says; the result's tags record it")
     elif not credentials.available():
         missing.append(credentials.MISSING)
@@ -309,28 +324,16 @@ def _write(
     listen: Listener,
     started: float,
     signer: "Signer | None",
+    stream: "Stream | None",
 ) -> None:
     import torch
-
-    from .media.provenance import tags_of
-    from .media.video import VideoWriter
 
     _, _, width, height = performance.framing.visible
     settings = {**request.settings(), "steps": steps, "framing_used": performance.framing.mode}
     inputs = _digests(request)
     record, mark = _marks(request, settings, inputs, width, height, pipeline.config.fps)
-    writer = VideoWriter(
-        request.output,
-        width,
-        height,
-        fps=pipeline.config.fps,
-        speech=speech,
-        metadata=tags_of(record),
-        fingerprint=json.dumps({**settings, **inputs, "clips": performance.num_clips}, sort_keys=True),
-        crf=request.crf,
-        resume=request.resume,
-        overwrite=request.overwrite,
-    )
+    fingerprint = json.dumps({**settings, **inputs, "clips": performance.num_clips}, sort_keys=True)
+    writer = _writer(request, width, height, pipeline.config.fps, speech, record, fingerprint, stream)
     with writer:
         first = writer.progress.clips
         listen(_start_event(pipeline, performance, steps, width, height, first))
@@ -348,6 +351,37 @@ def _write(
         writer.finish(None if signer is None else partial(_seal, record, signer))
     seconds, took = frames / pipeline.config.fps, time.monotonic() - started
     listen({"event": "done", "output": str(request.output), "frames": frames, "seconds": seconds, "took": took})
+
+
+def _writer(
+    request: AnimationRequest,
+    width: int,
+    height: int,
+    fps: int,
+    speech: Speech,
+    record: dict[str, Any],
+    fingerprint: str,
+    stream: "Stream | None",
+) -> "VideoWriter | StreamWriter":
+    from .media.provenance import tags_of
+    from .media.streams import StreamWriter
+    from .media.video import VideoWriter
+
+    tags = tags_of(record)
+    if stream is not None:
+        return StreamWriter(stream, width, height, fps=fps, speech=speech, metadata=tags, crf=request.crf)
+    return VideoWriter(
+        request.output,
+        width,
+        height,
+        fps=fps,
+        speech=speech,
+        metadata=tags,
+        fingerprint=fingerprint,
+        crf=request.crf,
+        resume=request.resume,
+        overwrite=request.overwrite,
+    )
 
 
 def _marks(

@@ -50,7 +50,8 @@ def _sentence(event: Event) -> str | None:
             left = event["seconds_left"]
             return f"clip {event['clip'] + 1} of {event['clips']} is done; {clock(left)} left" if left else None
         case "done":
-            return f"{event['output']} ({event['seconds']:.1f} s of video, made in {clock(event['took'])})"
+            output = "standard output" if event["output"] == "-" else event["output"]
+            return f"{output} ({event['seconds']:.1f} s of video, made in {clock(event['took'])})"
     return None
 
 
