@@ -15,9 +15,10 @@ import pytest
 import tiny
 from hallo3 import consent
 from hallo3.animation import load
-from hallo3.batch import Outcome, read_rows, run_batch, safe_name
+from hallo3.batch import Outcome, read_rows, run_batch
 from hallo3.cli import main
 from hallo3.errors import UserError
+from hallo3.media.files import safe_name
 from hallo3.media.provenance import read_provenance
 from hallo3.media.video import probe, read_video
 

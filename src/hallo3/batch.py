@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from .animation import AnimationRequest, Event, Listener, animate, begun, check_request, is_result_of
 from .errors import UserError, in_one_line, show_bug
-from .media.files import replace_file, require_file, writing
+from .media.files import replace_file, require_file, safe_name, writing
 from .settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 RESULTS = "results.jsonl"
 FORMATS = (".csv", ".jsonl", ".txt")
 INPUTS = ("portrait", "speech", "name")
-_LONGEST_NAME = 100  # bytes, so that what is added to it (.mp4.part.state and more) fits everywhere
 
 
 @dataclass(frozen=True)
@@ -176,13 +174,6 @@ class _Names:
             free = f"{name}_{number}"
         self._taken[free.casefold()] = line
         return free
-
-
-def safe_name(text: str) -> str:
-    """A file name from untrusted text: letters, digits, `-`, `_`, `.` and blanks, never hidden, at most 100 bytes."""
-    kept = re.sub(r"[^\w .-]", "_", text).strip(". ")
-    kept = kept.encode(errors="replace")[:_LONGEST_NAME].decode(errors="ignore").strip(". ")
-    return kept or "video"
 
 
 # ------------------------------------------------------------------------------------------------------------ the work

@@ -37,7 +37,8 @@ def show_bug(error: BaseException) -> None:
 
 
 def _disk_is_full(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno == errno.ENOSPC
+    told_by_sqlite = "database or disk is full" in str(error)
+    return told_by_sqlite or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
 
 
 def _memory_ran_out(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ from .errors import UserError
 if TYPE_CHECKING:
     from .animation import AnimationRequest
 
-Scale = Annotated[float | None, Field(default=None, allow_inf_nan=False)]
+Scale = Annotated[float | None, Field(allow_inf_nan=False)]
 
 
 def _four_numbers(value: Any) -> Any:
@@ -41,9 +41,9 @@ class Settings(BaseModel):
     prompt: str = Field(default="", max_length=4000)
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     steps: int | None = Field(default=None, ge=1, le=1000)
-    speech_scale: Scale
-    text_scale: Scale
-    reference_scale: Scale
+    speech_scale: Scale = None
+    text_scale: Scale = None
+    reference_scale: Scale = None
     framing: Literal["auto", "pad", "crop"] = "auto"
     crf: int = Field(default=18, ge=1, le=51)
     face: int | None = Field(default=None, ge=0)

@@ -5,6 +5,7 @@ import typer.main
 
 from hallo3.cli.app import app
 
+COMMANDS = "ablate animate batch bundles convert download inspect plan serve studio train verify"
 ANIMATE = """
     --bundle --certificate --crf --device --dtype --face --face-box --framing --i-have-the-rights --json
     --no-credentials --no-face --no-watermark --output --overwrite --private-key --prompt --quiet
@@ -18,26 +19,17 @@ BATCH = """
     --out --overwrite --private-key --quiet --seed --separate-vocals --steps --strategy --vocal-separator
 """
 
+SERVE = """
+    --bundle --certificate --data --device --dtype --host --keep --max-seconds --max-stored --max-upload --port
+    --private-key --queue --rate --strategy --token
+"""
+
 
 def test_commands() -> None:
-    assert sorted(typer.main.get_command(app).commands) == [
-        *(
-            "ablate",
-            "animate",
-            "batch",
-            "bundles",
-            "convert",
-            "download",
-            "inspect",
-            "plan",
-            "studio",
-            "train",
-            "verify",
-        )
-    ]
+    assert sorted(typer.main.get_command(app).commands) == COMMANDS.split()
 
 
-@pytest.mark.parametrize(("name", "known"), [("animate", ANIMATE), ("batch", BATCH)])
+@pytest.mark.parametrize(("name", "known"), [("animate", ANIMATE), ("batch", BATCH), ("serve", SERVE)])
 def test_options(name: str, known: str) -> None:
     command = typer.main.get_command(app).commands[name]
     options = {name for parameter in command.params for name in parameter.opts if name.startswith("--")}

@@ -8,7 +8,7 @@ import typer
 
 from ..errors import UserError, in_one_line, show_bug, users_to_mend
 from ..version import __version__
-from . import ablate, animate, batch, bundles, convert, download, inspect, plan, studio, train, verify
+from . import ablate, animate, batch, bundles, convert, download, inspect, plan, serve, studio, train, verify
 
 app = typer.Typer(
     name="hallo3",
@@ -27,6 +27,7 @@ app.command("download")(download.command)
 app.command("bundles")(bundles.command)
 app.command("plan")(plan.command)
 app.command("inspect")(inspect.command)
+app.command("serve")(serve.command)
 app.command("train")(train.command)
 app.command("ablate")(ablate.command)
 app.add_typer(studio.app, name="studio")
@@ -76,7 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-EXTRAS = {"numba": "train", "scipy": "train", "skimage": "evaluate"}  # what a base install lacks, and who brings it
+EXTRAS = {
+    **{"numba": "train", "scipy": "train", "skimage": "evaluate"},
+    **dict.fromkeys(("fastapi", "uvicorn", "python_multipart", "prometheus_client"), "serve"),
+}  # what a base install lacks, and who brings it
 
 
 def _unexpected(error: Exception) -> int:
