@@ -9,14 +9,7 @@ from typing import Any
 import pytest
 
 import tiny
-
-pytest.importorskip("fastapi", reason="needs the extra `serve`")
-
-import httpx
-import uvicorn
-
 from hallo3.animation import load
-from hallo3.serving.api import create_app
 from hallo3.serving.jobs import JobQueue, Limits
 from hallo3.serving.worker import Worker
 
@@ -36,11 +29,18 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def serve(tmp_path: Path, tiny_bundle: Path, tiny_model: Any) -> Iterator[Callable[..., httpx.Client]]:
+def serve(tmp_path: Path, tiny_bundle: Path, tiny_model: Any) -> Iterator[Callable[..., Any]]:
     """Gives a function that starts a server and gives a client of it. working=False: nothing takes the jobs."""
+    for name in ("fastapi", "httpx"):  # here, as a conftest that skips itself ends the whole run
+        pytest.importorskip(name, reason="needs the extras `serve` and `dev`")
+    import httpx
+    import uvicorn
+
+    from hallo3.serving.api import create_app
+
     running: list[tuple[uvicorn.Server, threading.Thread, httpx.Client, JobQueue]] = []
 
-    def start(*, working: bool = True, token: str | None = None, **limits: Any) -> httpx.Client:
+    def start(*, working: bool = True, token: str | None = None, **limits: Any) -> Any:
         jobs = JobQueue(
             tmp_path / "data", Limits(**{"per_minute": 1000, **limits}), common={"bundle": str(tiny_bundle)}
         )
