@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(STAMP)
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[train,dev,vocals,faces]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[train,dev,vocals,faces,serve]"
 	touch $@
 
 demo: $(STAMP)

@@ -171,3 +171,50 @@ def test_the_bundles_own_separator_is_taken(inputs: dict[str, Path], tiny_bundle
     tiny.write_vocal_network(bundle / "vocal_separator" / "Kim_Vocal_2.onnx", gains=(0,) * 4)
     done = run(command(inputs, bundle, tmp_path / "out.mp4", "--separate-vocals"))
     assert done.returncode == 2 and "silent" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_stream_plays_while_it_grows(inputs: dict[str, Path], tiny_bundle: Path, tmp_path: Path) -> None:
+    """-o -: what has come after the first clip decodes; at the end it is the same picture and sound as a file's."""
+    words = command(inputs, tiny_bundle, Path("-"), "--steps", "20", "--json")
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
+    assert process.stdout is not None and process.stderr is not None
+    os.set_blocking(process.stdout.fileno(), False)
+    said, early = [], tmp_path / "early.mp4"
+    for line in process.stderr:
+        said.append(line.decode())
+        if '"clip"' in said[-1] and json.loads(said[-1])["event"] == "clip" and not early.exists():
+            early.write_bytes(process.stdout.read())
+    os.set_blocking(process.stdout.fileno(), True)
+    (tmp_path / "whole.mp4").write_bytes(early.read_bytes() + process.stdout.read())
+    assert process.wait(60) == 0, said
+    assert len(read_video(early).frames) in (7, 14), "the stream was held back"
+    assert said[0].startswith("note: no content credentials, as a stream")
+    assert all(json.loads(line)["event"] for line in said[1:])
+    assert run(command(inputs, tiny_bundle, tmp_path / "file.mp4", "--steps", "20")).returncode == 0
+    whole, file = read_video(tmp_path / "whole.mp4"), read_video(tmp_path / "file.mp4")
+    identifiers = [(read_provenance(tmp_path / name) or {})["watermark"] for name in ("whole.mp4", "file.mp4")]
+    assert all(identifiers) and whole.frames.shape == file.frames.shape
+    assert whole.sound is not None and file.sound is not None
+    shared = min(whole.sound.shape[1], file.sound.shape[1]) - 1024  # the file's last packet is cut to the picture
+    assert np.array_equal(whole.sound[:, :shared], file.sound[:, :shared])
+    record = read_provenance(tmp_path / "whole.mp4")
+    assert record is not None and record["settings"]["credentials"] is False
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["early.mp4", "file.mp4", "whole.mp4"]
+
+
+@pytest.mark.slow
+def test_a_stream_that_nobody_reads_ends(inputs: dict[str, Path], tiny_bundle: Path) -> None:
+    """The reader leaves after the first bytes; a terminal and --resume are refused."""
+    words = command(inputs, tiny_bundle, Path("-"), "--steps", "20", "--quiet")
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.read(8)[4:] == b"ftyp"
+    process.stdout.close()
+    assert b"Traceback" not in process.stderr.read() and process.wait(60) == 1
+    refused = run([*words, "--resume"])
+    assert refused.returncode == 2 and "--resume" in refused.stderr
+    ours, theirs = os.openpty()
+    shown = subprocess.run(words, stdout=theirs, stderr=subprocess.PIPE, timeout=300)
+    os.close(ours)
+    os.close(theirs)
+    assert shown.returncode == 2 and b"terminal" in shown.stderr

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from .media.credentials import Signer
+    from .media.streams import Stream, StreamWriter
+    from .media.video import VideoWriter
     from .media.watermark import Watermark
     from .pipeline import Clip, Hallo3Pipeline, Performance
 
@@ -83,30 +85,36 @@ def animate(
     dtype: str = "auto",
     strategy: str = "auto",
     listen: Listener = lambda event: None,
+    stream: "Stream | None" = None,
 ) -> Path:
     """Makes the video that `request` asks for and returns its path.
 
     pipeline: one that is loaded already; else the request's bundle is loaded on `device` in `dtype` by `strategy`
     (`auto`: what suits the machine; see `runtime/plan.py`). listen: called with events (`start`, `step`, `clip`,
-    `notice`, `done`), each a dict with `event`.
+    `notice`, `done`), each a dict with `event`; what it raises ends the run. stream: takes the video, as fragmented MP4
+    and clip by clip, in place of `request.output`, which then only names it in messages. It is not signed.
 
     Raises UserError for anything the user can mend. A run that stops half-way leaves OUTPUT.part, which plays, and its
     state; the same request with `resume=True` gives the frames that an uninterrupted run would have given.
     """
     started = time.monotonic()
-    check_request(request)
-    signer = _signer(request)
+    if stream is None:
+        check_request(request)
+    else:
+        request = unsigned(request)
+        check_settings(request)
+    signer = signer_of(request)
     image, speech = read_image(request.portrait), read_speech(request.speech)
     samples = _without_music(speech, request)
     if pipeline is None:
         pipeline = load(request.bundle, device=device, dtype=dtype, strategy=strategy)
-    request = with_defaults(request, pipeline)
+    request = with_defaults(request, pipeline.config)
     steps = request.steps or pipeline.config.num_inference_steps
     performance = _prepare(pipeline, request, image, samples)
     about = (EMBEDDED_NOTICE,) if request.bundle == "embedded" else ()
-    for notice in (*about, *performance.notices, *missing_marks(request)):
+    for notice in (*about, *performance.notices, *missing_marks(request, streamed=stream is not None)):
         listen({"event": "notice", "message": notice})
-    _write(pipeline, request, performance, speech, steps, listen, started, signer)
+    _write(pipeline, request, performance, speech, steps, listen, started, signer, stream)
     return request.output
 
 
@@ -117,11 +125,16 @@ def check_request(request: AnimationRequest) -> None:
         raise UserError(f"{request.output}: exists already; choose another name, or --overwrite")
     if request.resume and request.overwrite:
         raise UserError("--resume and --overwrite: one goes on, the other starts anew; give one of them")
-    begun = request.output.with_name(request.output.name + ".part.state").exists()
-    if begun and not (request.resume or request.overwrite):
+    half_done = begun(request.output)
+    if half_done and not (request.resume or request.overwrite):
         raise UserError(f"{request.output}.part: left by an interrupted run; go on with --resume, or --overwrite it")
-    if request.resume and not begun:
+    if request.resume and not half_done:
         raise UserError(f"{request.output}: there is nothing to --resume; leave the option out to start")
+    check_settings(request)
+
+
+def check_settings(request: AnimationRequest) -> None:
+    """The part of `check_request` that looks at no file."""
     if request.steps is not None and not 1 <= request.steps <= 1000:
         raise UserError(f"--steps {request.steps}: must be between 1 and 1000; 20 to 50 are usual")
     if not 0 <= request.seed < 1 << 63:
@@ -142,21 +155,65 @@ def check_request(request: AnimationRequest) -> None:
         raise UserError("--no-face goes without --face-box and --face: it animates without an identity")
 
 
-def missing_marks(request: AnimationRequest) -> list[str]:
+def begun(output: Path) -> bool:
+    """Whether a run was interrupted that was to make this file: `resume` then goes on with it."""
+    return output.with_name(output.name + ".part.state").exists()
+
+
+def is_result_of(request: AnimationRequest) -> bool:
+    """Whether `request.output` is there, finished, and was made of these files with these settings: its tags tell.
+
+    Raises UserError for an input or a bundle that is not there.
+    """
+    from .bundles.index import read_index
+    from .bundles.places import resolve
+    from .media.provenance import read_provenance
+
+    if not request.output.exists():
+        return False
+    try:
+        record = read_provenance(request.output)
+    except UserError:
+        return False  # not even a video
+    if record is None:
+        return False
+    config = read_index(resolve(request.bundle)).config
+    asked = with_defaults(request, config).settings() | {"steps": request.steps or config["num_inference_steps"]}
+    made_with = {name: value for name, value in record.get("settings", {}).items() if name in asked}
+    return record.get("inputs") == _stated(_digests(request)) and made_with == json.loads(json.dumps(asked))
+
+
+def _digests(request: AnimationRequest) -> dict[str, str]:
+    return {"portrait_file": file_digest(request.portrait), "speech_file": file_digest(request.speech)}
+
+
+def _stated(digests: Mapping[str, str]) -> dict[str, str]:
+    """Digests of the inputs as a result's record states them."""
+    return {name.removesuffix("_file"): f"blake2b-128:{digest}" for name, digest in digests.items()}
+
+
+def unsigned(request: AnimationRequest) -> AnimationRequest:
+    """The request for a stream: a signature is of the whole file, and a stream's start is gone by then."""
+    return dataclasses.replace(request, credentials=False, certificate=None, private_key=None)
+
+
+def missing_marks(request: AnimationRequest, *, streamed: bool = False) -> list[str]:
     """What the result will lack of its marks, a sentence each; a result never lacks one without saying so."""
     from .media import credentials
 
     missing = []
     if not request.watermark:
         missing.append("no invisible watermark, as --no-watermark says; the result's tags record it")
-    if not request.credentials:
+    if streamed:
+        missing.append("no content credentials, as a stream cannot be signed; the result's tags record it")
+    elif not request.credentials:
         missing.append("no content credentials, as --no-credentials says; the result's tags record it")
     elif not credentials.available():
         missing.append(credentials.MISSING)
     return missing
 
 
-def _signer(request: AnimationRequest) -> "Signer | None":
+def signer_of(request: AnimationRequest) -> "Signer | None":
     """Who signs the result, tried; None without credentials. Raises UserError for a certificate that can't be used."""
     from .media import credentials
 
@@ -204,9 +261,9 @@ def load(bundle: str, *, device: str = "auto", dtype: str = "auto", strategy: st
     return pipeline
 
 
-def with_defaults(request: AnimationRequest, pipeline: "Hallo3Pipeline") -> AnimationRequest:
-    """The request with the bundle's own scales of guidance where it names none."""
-    scales = {name: pipeline.config[name] for name in SCALES if getattr(request, name) is None}
+def with_defaults(request: AnimationRequest, config: Mapping[str, Any]) -> AnimationRequest:
+    """The request with the bundle's own scales of guidance where it names none. config: the pipeline's."""
+    scales = {name: config[name] for name in SCALES if getattr(request, name) is None}
     return dataclasses.replace(request, **scales)
 
 
@@ -267,28 +324,16 @@ def _write(
     listen: Listener,
     started: float,
     signer: "Signer | None",
+    stream: "Stream | None",
 ) -> None:
     import torch
 
-    from .media.provenance import tags_of
-    from .media.video import VideoWriter
-
     _, _, width, height = performance.framing.visible
     settings = {**request.settings(), "steps": steps, "framing_used": performance.framing.mode}
-    inputs = {"portrait_file": file_digest(request.portrait), "speech_file": file_digest(request.speech)}
+    inputs = _digests(request)
     record, mark = _marks(request, settings, inputs, width, height, pipeline.config.fps)
-    writer = VideoWriter(
-        request.output,
-        width,
-        height,
-        fps=pipeline.config.fps,
-        speech=speech,
-        metadata=tags_of(record),
-        fingerprint=json.dumps({**settings, **inputs, "clips": performance.num_clips}, sort_keys=True),
-        crf=request.crf,
-        resume=request.resume,
-        overwrite=request.overwrite,
-    )
+    fingerprint = json.dumps({**settings, **inputs, "clips": performance.num_clips}, sort_keys=True)
+    writer = _writer(request, width, height, pipeline.config.fps, speech, record, fingerprint, stream)
     with writer:
         first = writer.progress.clips
         listen(_start_event(pipeline, performance, steps, width, height, first))
@@ -308,6 +353,37 @@ def _write(
     listen({"event": "done", "output": str(request.output), "frames": frames, "seconds": seconds, "took": took})
 
 
+def _writer(
+    request: AnimationRequest,
+    width: int,
+    height: int,
+    fps: int,
+    speech: Speech,
+    record: dict[str, Any],
+    fingerprint: str,
+    stream: "Stream | None",
+) -> "VideoWriter | StreamWriter":
+    from .media.provenance import tags_of
+    from .media.streams import StreamWriter
+    from .media.video import VideoWriter
+
+    tags = tags_of(record)
+    if stream is not None:
+        return StreamWriter(stream, width, height, fps=fps, speech=speech, metadata=tags, crf=request.crf)
+    return VideoWriter(
+        request.output,
+        width,
+        height,
+        fps=fps,
+        speech=speech,
+        metadata=tags,
+        fingerprint=fingerprint,
+        crf=request.crf,
+        resume=request.resume,
+        overwrite=request.overwrite,
+    )
+
+
 def _marks(
     request: AnimationRequest, settings: Event, inputs: dict[str, str], width: int, height: int, fps: int
 ) -> "tuple[dict[str, Any], Watermark | None]":
@@ -315,8 +391,7 @@ def _marks(
     from .media import watermark
     from .media.provenance import provenance_record, record_identifier
 
-    hashes = {name.removesuffix("_file"): f"blake2b-128:{digest}" for name, digest in inputs.items()}
-    record = provenance_record(bundle=request.bundle, seed=request.seed, settings=settings, inputs=hashes)
+    record = provenance_record(bundle=request.bundle, seed=request.seed, settings=settings, inputs=_stated(inputs))
     if not request.watermark:
         return {**record, "watermark": None}, None
     identifier = record_identifier(record, watermark.BITS)

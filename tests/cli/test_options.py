@@ -1,11 +1,11 @@
 """The commands' options, frozen: one that appears or goes is noticed here, and in the changelog."""
 
+import pytest
 import typer.main
 
 from hallo3.cli.app import app
 
-COMMANDS = "ablate animate bench bundles convert doctor download inspect plan studio train verify"
-
+COMMANDS = "ablate animate batch bench bundles convert doctor download inspect plan serve studio train verify"
 ANIMATE = """
     --bundle --certificate --crf --device --dtype --face --face-box --framing --i-have-the-rights --json
     --no-credentials --no-face --no-watermark --output --overwrite --private-key --prompt --quiet
@@ -14,11 +14,23 @@ ANIMATE = """
 """
 
 
+BATCH = """
+    --bundle --certificate --crf --device --dtype --i-have-the-rights --json --no-credentials --no-face --no-watermark
+    --out --overwrite --private-key --quiet --seed --separate-vocals --steps --strategy --vocal-separator
+"""
+
+SERVE = """
+    --bundle --certificate --data --device --dtype --host --keep --max-seconds --max-stored --max-upload --port
+    --private-key --queue --rate --strategy --token
+"""
+
+
 def test_commands() -> None:
     assert sorted(typer.main.get_command(app).commands) == COMMANDS.split()
 
 
-def test_animate_options() -> None:
-    command = typer.main.get_command(app).commands["animate"]
+@pytest.mark.parametrize(("name", "known"), [("animate", ANIMATE), ("batch", BATCH), ("serve", SERVE)])
+def test_options(name: str, known: str) -> None:
+    command = typer.main.get_command(app).commands[name]
     options = {name for parameter in command.params for name in parameter.opts if name.startswith("--")}
-    assert sorted(options) == ANIMATE.split()
+    assert sorted(options) == known.split()

@@ -1,6 +1,10 @@
 """`hallo3 animate`: a portrait speaks."""
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from io import FileIO
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +25,12 @@ def command(
     prompt: Annotated[str, typer.Option(help="Who is seen, what they do, and where.", rich_help_panel=INPUT)] = "",
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="The video, .mp4. [default: PORTRAIT_SPEECH.mp4 here]", show_default=False),
+        typer.Option(
+            "-o",
+            "--output",
+            help="The video, .mp4; - for standard output. [default: PORTRAIT_SPEECH.mp4 here]",
+            show_default=False,
+        ),
     ] = None,
     bundle: Annotated[
         str,
@@ -141,7 +150,8 @@ def command(
     """Make PORTRAIT say SPEECH.
 
     The result is an MP4 (H.264, AAC, 25 frames a second) as long as the speech. While it is made, OUTPUT.part can be
-    played already; when the run is stopped, the same command with --resume goes on where it was.
+    played already; when the run is stopped, the same command with --resume goes on where it was. With -o - it goes to
+    standard output clip by clip, and all text to standard error.
     """
     from ..animation import AnimationRequest, animate, missing_marks
     from .progress import listener
@@ -173,12 +183,35 @@ def command(
     )
     if quiet and json_events:
         raise UserError("--quiet and --json: one of them, not both")
+    streamed = request.output == Path("-")
+    if streamed and resume:
+        raise UserError("-o - and --resume: a stream cannot be resumed; start it again, or write to a file")
     require_rights(portrait, rights)
     if quiet or json_events:  # otherwise they are among the notices
-        for missing in missing_marks(request):
+        for missing in missing_marks(request, streamed=streamed):
             print(f"note: {missing}", file=sys.stderr, flush=True)
-    with listener(quiet=quiet, as_json=json_events) as listen:
-        animate(request, device=device, dtype=dtype, strategy=strategy, listen=listen)
+    with (
+        _standard_output() if streamed else nullcontext() as stream,
+        listener(quiet=quiet, as_json=json_events) as listen,
+    ):
+        animate(request, device=device, dtype=dtype, strategy=strategy, listen=listen, stream=stream)
+
+
+@contextmanager
+def _standard_output() -> Iterator[FileIO]:
+    """Gives standard output to the video alone: what anything prints there meanwhile goes to standard error."""
+    if sys.stdout.isatty():
+        raise UserError("-o -: standard output is a terminal; pipe it to a player, or into a file")
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with FileIO(os.dup(kept), "wb") as stream:
+            yield stream
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def require_rights(portrait: Path, given: bool) -> None:

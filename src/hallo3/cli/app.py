@@ -1,16 +1,29 @@
 """The `hallo3` application: its commands, and the one place where errors become one line and an exit code."""
 
-import errno
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
 import typer
 
-from ..errors import UserError
+from ..errors import UserError, in_one_line, show_bug, users_to_mend
 from ..version import __version__
-from . import ablate, animate, bench, bundles, convert, doctor, download, inspect, plan, studio, train, verify
+from . import (
+    ablate,
+    animate,
+    batch,
+    bench,
+    bundles,
+    convert,
+    doctor,
+    download,
+    inspect,
+    plan,
+    serve,
+    studio,
+    train,
+    verify,
+)  # fmt: skip
 
 app = typer.Typer(
     name="hallo3",
@@ -22,6 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("animate")(animate.command)
+app.command("batch")(batch.command)
 app.command("convert")(convert.command)
 app.command("verify")(verify.command)
 app.command("download")(download.command)
@@ -30,6 +44,7 @@ app.command("plan")(plan.command)
 app.command("inspect")(inspect.command)
 app.command("bench")(bench.command)
 app.command("doctor")(doctor.command)
+app.command("serve")(serve.command)
 app.command("train")(train.command)
 app.command("ablate")(ablate.command)
 app.add_typer(studio.app, name="studio")
@@ -52,11 +67,6 @@ def _options(
 
 def _report(message: str) -> None:
     print(f"hallo3: error: {' '.join(message.split())}", file=sys.stderr)
-
-
-def _memory_ran_out(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,7 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-EXTRAS = {"numba": "train", "scipy": "train", "skimage": "evaluate"}  # what a base install lacks, and who brings it
+EXTRAS = {
+    **{"numba": "train", "scipy": "train", "skimage": "evaluate"},
+    **dict.fromkeys(("fastapi", "uvicorn", "python_multipart", "prometheus_client"), "serve"),
+}  # what a base install lacks, and who brings it
 
 
 def _unexpected(error: Exception) -> int:
@@ -95,16 +108,9 @@ def _unexpected(error: Exception) -> int:
     if usage is not None:  # a wrong option or argument, in the words of the parser
         _report(f"{usage()} See `hallo3 {_command_in(error)}--help`.")
         return 2
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        _report("the disk is full: free some space; an animation goes on with --resume")
-        return 2
-    if _memory_ran_out(error):
-        _report("memory ran out: close other programs, use a smaller bundle, or a machine with more memory")
-        return 2
-    if os.environ.get("HALLO3_DEBUG"):
-        traceback.print_exc()
-    _report(f"a bug in hallo3 ({type(error).__name__}: {error}); HALLO3_DEBUG=1 shows where, please report it")
-    return 1
+    show_bug(error)
+    _report(in_one_line(error))
+    return 2 if users_to_mend(error) else 1
 
 
 def _command_in(error: Exception) -> str:

@@ -14,7 +14,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 @contextmanager
 def listener(*, quiet: bool, as_json: bool) -> Iterator[Callable[[Event], None]]:
-    """Gives the function that takes the events of `hallo3.animation.animate`."""
+    """Gives the function that takes the events of `hallo3.animation.animate` and `hallo3.batch.run_batch`."""
     if quiet:
         yield lambda event: None
     elif as_json:
@@ -35,6 +35,10 @@ def clock(seconds: float) -> str:
 
 def _sentence(event: Event) -> str | None:
     match event["event"]:
+        case "row":
+            return f"{event['number']} of {event['rows']} (line {event['line']}): {event['output']}"
+        case "failed":
+            return f"line {event['line']}: {event['message']}"
         case "notice":
             return f"note: {event['message']}"
         case "start":
@@ -46,7 +50,8 @@ def _sentence(event: Event) -> str | None:
             left = event["seconds_left"]
             return f"clip {event['clip'] + 1} of {event['clips']} is done; {clock(left)} left" if left else None
         case "done":
-            return f"{event['output']} ({event['seconds']:.1f} s of video, made in {clock(event['took'])})"
+            output = "standard output" if event["output"] == "-" else event["output"]
+            return f"{output} ({event['seconds']:.1f} s of video, made in {clock(event['took'])})"
     return None
 
 
@@ -82,10 +87,13 @@ def _bar() -> Iterator[Callable[[Event], None]]:
             elif event["event"] == "done":
                 progress.stop()
                 _print_line(event)
-            elif event["event"] != "clip":
+            elif event["event"] == "row":  # another video after one that is done
+                progress.reset(task, total=None, description="reading and encoding", left="")
+                progress.start()
+            if event["event"] not in ("step", "clip", "done"):
                 text = _sentence(event)
                 if text:
-                    progress.console.print(text, highlight=False)
+                    progress.console.print(text, highlight=False, markup=False)
 
         yield show
 

@@ -1,6 +1,7 @@
 """Files named by people: checked before they are read or written, so that a mistake costs one line and no work."""
 
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import UserError
+
+_LONGEST_NAME = 100  # bytes, so that what is added to it (.mp4.part.state and more) fits everywhere
 
 
 def require_file(path: str | os.PathLike[str], what: str) -> Path:
@@ -61,6 +64,13 @@ def ensure_writable(path: str | os.PathLike[str], *kinds: str) -> Path:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({_reason(error)}); choose another place for the output") from None
     return path
+
+
+def safe_name(text: str) -> str:
+    """A file name from untrusted text: letters, digits, `-`, `_`, `.` and blanks, never hidden, at most 100 bytes."""
+    kept = re.sub(r"[^\w .-]", "_", text).strip(". ")
+    kept = kept.encode(errors="replace")[:_LONGEST_NAME].decode(errors="ignore").strip(". ")
+    return kept or "video"
 
 
 @contextmanager

@@ -14,11 +14,11 @@ MIN_SIDE = 16
 _GREY = (128, 128, 128)
 
 
-def read_image(path: str | os.PathLike[str]) -> Image.Image:
+def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Reads a picture as RGB: turned upright by its EXIF mark, alpha over neutral grey, an animation's first frame.
 
-    Raises UserError for a missing, empty, damaged or unknown file, a side under 16 pixels or more than 100 megapixels;
-    the size is checked before anything is decoded.
+    Raises UserError for a missing, empty, damaged or unknown file, a side under 16 pixels or more than `max_pixels`
+    (100 megapixels unless told); the size is checked before anything is decoded.
     """
     path = require_file(path, "picture")
     # Pillow warns of large pictures by its own limit; ours is checked below, before decoding.
@@ -26,7 +26,7 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
         warnings.simplefilter("ignore")
         try:
             with Image.open(path, formats=_formats()) as image:
-                _check_size(image, path)
+                _check_size(image, path, max_pixels)
                 image.load()
                 return to_rgb(image)
         except UserError:
@@ -64,13 +64,13 @@ def _formats() -> list[str]:
     return [name for name in Image.ID if name != "EPS"]
 
 
-def _check_size(image: Image.Image, path: os.PathLike[str]) -> None:
+def _check_size(image: Image.Image, path: os.PathLike[str], max_pixels: int) -> None:
     width, height = image.size
     if min(width, height) < MIN_SIDE:
         raise UserError(f"{path}: the picture is {width}×{height} pixels; at least {MIN_SIDE}×{MIN_SIDE} are needed")
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         raise UserError(
-            f"{path}: the picture is {width}×{height} pixels, over the limit of {MAX_PIXELS // 10**6} megapixels;"
+            f"{path}: the picture is {width}×{height} pixels, over the limit of {max_pixels / 10**6:g} megapixels;"
             " scale it down"
         )
 

@@ -16,6 +16,10 @@ from .files import replace_file
 _VERSION = 1
 
 
+class CannotResume(UserError):
+    """What an interrupted run has left is damaged, or of other settings or another version: only a new start helps."""
+
+
 @dataclass
 class Progress:
     """Clips and frames written so far; `carry`: the caller's arrays (last frames, random state), kept without loss."""
@@ -41,7 +45,7 @@ def save_progress(path: Path, progress: Progress, size: int, settings: Mapping[s
 def load_progress(path: Path, settings: Mapping[str, Any]) -> tuple[Progress, int]:
     """The state and the number of bytes that count.
 
-    Raises UserError if it is damaged or belongs to other settings, naming those that differ.
+    Raises CannotResume if it is damaged or belongs to other settings, naming those that differ.
     """
     try:
         with safe_open(path, framework="numpy") as file:
@@ -51,12 +55,12 @@ def load_progress(path: Path, settings: Mapping[str, Any]) -> tuple[Progress, in
         progress = Progress(int(facts["clips"]), int(facts["frames"]), carry)
         known = facts["version"] == _VERSION
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: the saved state is damaged ({error}); start anew with --overwrite") from None
+        raise CannotResume(f"{path}: the saved state is damaged ({error}); start anew with --overwrite") from None
     if not known:
-        raise UserError(f"{path}: written by another version of hallo3; start anew with --overwrite")
+        raise CannotResume(f"{path}: written by another version of hallo3; start anew with --overwrite")
     changes = differences(before, settings)
     if changes:
-        raise UserError(
+        raise CannotResume(
             f"{path}: begun with other settings ({'; '.join(changes)}); use those again, or start anew with --overwrite"
         )
     return progress, size

@@ -234,4 +234,5 @@ def _quality(rate: int, channels: int) -> str:
 
 
 def _too_long(path: object, max_seconds: float) -> UserError:
-    return UserError(f"{path}: the sound is longer than {max_seconds / 3600:g} h, the limit; cut it into parts")
+    limit = f"{max_seconds / 3600:g} h" if max_seconds >= 3600 else f"{max_seconds:g} s"
+    return UserError(f"{path}: the sound is longer than {limit}, the limit; cut it into parts")

@@ -27,8 +27,12 @@ from .containers import open_media
 from .files import ensure_writable, sync_folder, writing
 from .fragments import PACKET, FragmentEncoder
 from .images import MAX_PIXELS
-from .progress import Progress, load_progress, save_progress
+from .progress import CannotResume, Progress, load_progress, save_progress
 from .sound import Speech, decode_sound, sound_stream
+
+
+class BeingWritten(UserError):
+    """Another run has the unfinished video open."""
 
 
 class VideoWriter:
@@ -159,10 +163,10 @@ class VideoWriter:
         progress, size = load_progress(self.state, self._settings)
         header = self._encoder.header()
         if self._file.seek(0, os.SEEK_END) < size:
-            raise UserError(f"{self.part}: shorter than its state says; start anew with --overwrite")
+            raise CannotResume(f"{self.part}: shorter than its state says; start anew with --overwrite")
         self._file.seek(0)
         if self._file.read(len(header)) != header:
-            raise UserError(f"{self.part}: begun by another version of the encoder; start anew with --overwrite")
+            raise CannotResume(f"{self.part}: begun by another version of the encoder; start anew with --overwrite")
         with self._writing():
             self._file.truncate(size)
             self._file.seek(size)
@@ -215,7 +219,7 @@ def _numbered(source: InputContainer, target: OutputContainer, fps: Fraction, en
 
 
 def _open_alone(path: Path) -> FileIO:
-    """Opens for reading and writing without emptying; UserError if another run is writing it."""
+    """Opens for reading and writing without emptying; BeingWritten if another run is writing it."""
     # Without a buffer: what a full disk refuses must not come again when the file is closed.
     file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "rb+", buffering=0)
     try:
@@ -226,7 +230,7 @@ def _open_alone(path: Path) -> FileIO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise UserError(f"{path}: another run is writing it; wait for it or choose another output") from None
+        raise BeingWritten(f"{path}: another run is writing it; wait for it or choose another output") from None
     except OSError:
         pass  # A file system without locks.
     return file

@@ -1,0 +1,1 @@
+"""Jobs that others send: a queue on the disk, workers, and HTTP before them."""

@@ -1,0 +1,23 @@
+"""What is sent to the server, and waiting for what comes of it."""
+
+import time
+from typing import Any
+
+SETTINGS = '{"no_face": true}'
+
+
+def submission(sent: dict[str, bytes], **fields: str) -> dict[str, Any]:
+    """What httpx posts: the two files, the statement of rights, and fields."""
+    files = {"portrait": ("anna.png", sent["portrait"]), "speech": ("hello.wav", sent["speech"])}
+    return {"files": files, "data": {"rights": "true", "settings": SETTINGS, **fields}}
+
+
+def wait_until(client: Any, job: str, *states: str, seconds: float = 120) -> dict[str, Any]:
+    """Polls a job until it is in one of these states."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found: dict[str, Any] = client.get(f"/v1/jobs/{job}").json()
+        if found["state"] in states:
+            return found
+        assert time.monotonic() < deadline and found["state"] in ("queued", "running"), found
+        time.sleep(0.05)

@@ -1,0 +1,170 @@
+"""`hallo3 serve` as a process: killed and started again, stopped, with the embedded bundle, and what it refuses."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving_help import submission, wait_until
+
+import hallo3
+import tiny
+from hallo3.cli import main
+from hallo3.media.credentials import read_credentials
+from hallo3.media.video import probe, read_video
+
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("fastapi", reason="needs the extra `serve`")
+
+Started = tuple[subprocess.Popen[str], Any]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
+    """Gives a function that starts the command on a free port and gives the process and a client."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def run(*options: str, data: str = "data") -> Started:
+        words = [sys.executable, "-m", "hallo3", "serve", "--port", "0", "--data", str(tmp_path / data), *options]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        processes.append(process)
+        assert process.stdout is not None and process.stderr is not None
+        line = process.stdout.readline()
+        found = re.search(r"http://[\d.]+:\d+", line)
+        assert found, line + process.stderr.read()
+        return process, httpx.Client(base_url=found[0].replace("0.0.0.0", "127.0.0.1"), timeout=60, trust_env=False)
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_killed_and_started_again(
+    start: Callable[..., Started], tiny_bundle: Path, sent: dict[str, bytes], tmp_path: Path
+) -> None:
+    """SIGKILL after the first clip: the finished result stays, the half one goes on, the waiting one is made."""
+    settings = {"settings": '{"no_face": true, "steps": 40}'}
+    process, client = start("--bundle", str(tiny_bundle))
+    finished = client.post("/v1/jobs", **submission(sent)).json()["id"]
+    wait_until(client, finished, "done")
+    half, waiting = (client.post("/v1/jobs", **submission(sent, **settings)).json()["id"] for _ in range(2))
+    state = tmp_path / "data" / "jobs" / half / "result.mp4.part.state"
+    until(state.exists)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    result = state.parent / "result.mp4"
+    assert state.exists() and not result.exists(), "killed too late"
+
+    _, client = start("--bundle", str(tiny_bundle))
+    assert client.get(f"/v1/jobs/{finished}/result").status_code == 200
+    for job in (half, waiting):
+        wait_until(client, job, "done")
+    with client.stream("GET", f"/v1/jobs/{half}/events") as answer:
+        text = answer.read().decode()
+    assert '"done_already":0' in text.replace(" ", "") and '"done_already":1' in text.replace(" ", "")
+    videos = []
+    for job in (half, waiting):
+        (tmp_path / f"{job}.mp4").write_bytes(client.get(f"/v1/jobs/{job}/result").content)
+        videos.append(read_video(tmp_path / f"{job}.mp4").frames)
+    assert (videos[0] == videos[1]).all(), "an interrupted job must give the frames of an uninterrupted one"
+
+
+@pytest.mark.slow
+def test_stopped_it_ends_soon_and_keeps_its_jobs(
+    start: Callable[..., Started], tiny_bundle: Path, sent: dict[str, bytes], tmp_path: Path
+) -> None:
+    process, client = start("--bundle", str(tiny_bundle))
+    job = client.post("/v1/jobs", **submission(sent, settings='{"no_face": true, "steps": 1000}')).json()["id"]
+    until(lambda: (client.get(f"/v1/jobs/{job}").json()["progress"] or {}).get("event") == "step")
+    client.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert process.stderr is not None and "Traceback" not in process.stderr.read()
+    _, client = start("--bundle", str(tiny_bundle))
+    assert client.get(f"/v1/jobs/{job}").json()["state"] in ("queued", "running")
+
+
+@pytest.mark.slow
+def test_the_embedded_bundle(start: Callable[..., Started], tmp_path: Path) -> None:
+    """What a newcomer starts: a face is found, a second of speech is made, with every mark."""
+    sample = Path(hallo3.__file__).parent / "embedded" / "sample"
+    speech = tiny.write_wav(tmp_path / "speech.wav", tiny.speech(0.4)).read_bytes()
+    sent = {"portrait": (sample / "portrait.png").read_bytes(), "speech": speech}
+    _, client = start()
+    job = client.post("/v1/jobs", **submission(sent, prompt="A man talks", settings='{"seed": 7}')).json()["id"]
+    done = wait_until(client, job, "done", seconds=280)
+    assert done["frames"] == 10
+    (tmp_path / "got.mp4").write_bytes(client.get(f"/v1/jobs/{job}/result").content)
+    info, signed = probe(tmp_path / "got.mp4"), read_credentials(tmp_path / "got.mp4")
+    assert (info.width, info.height) == (192, 128) and signed is not None and signed.record is not None
+    assert signed.record["watermark"] and signed.record["bundle"] == "embedded" and signed.record["seed"] == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--host", "0.0.0.0"], "HALLO3_TOKEN"),
+        (["--host", "::"], "HALLO3_TOKEN"),
+        (["--host", "hallo3.example"], "HALLO3_TOKEN"),
+        (["--token", ""], "--token"),
+        (["--token", "zwölf"], "--token"),
+        (["--bundle", "no-such-bundle"], "no-such-bundle"),
+        (["--port", "99999"], "--port"),
+        (["--queue", "0"], "--queue"),
+        (["--keep", "-1"], "--keep"),
+        (["--certificate", "no.pem"], "--private-key"),
+        (["--device", "abacus"], "--device"),
+        (["--data", "{file}"], "data"),
+    ],
+)
+def test_refused(options: list[str], word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("a file")
+    words = [option.replace("{file}", str(tmp_path / "file")) for option in options]
+    assert main(["serve", "--port", "0", "--data", str(tmp_path / "data"), *words]) == 2
+    said = capsys.readouterr().err
+    assert word in said and said.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_two_servers_and_what_is_exposed(
+    start: Callable[..., Started], tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process, client = start("--bundle", str(tiny_bundle), "--host", "0.0.0.0", "--token", "s3cret")
+    assert client.get("/metrics").status_code == 401
+    assert client.get("/metrics", headers={"Authorization": "Bearer s3cret"}).status_code == 200
+    port, data = str(client.base_url.port), ["--data", str(tmp_path / "data")]
+    assert main(["serve", "--port", "0", *data]) == 2 and "another server" in capsys.readouterr().err
+    assert main(["serve", "--port", port, "--data", str(tmp_path / "other")]) == 2
+    assert "can't listen" in capsys.readouterr().err
+    process.terminate()
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert "whoever reaches this machine" in said and "not encrypted" in said and "s3cret" not in said
+
+
+def test_a_base_install_is_told_what_it_lacks(tmp_path: Path) -> None:
+    """Without the extra `serve`, as if FastAPI had never been installed."""
+    code = "import sys; sys.modules['fastapi'] = None; from hallo3.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "serve", "--data", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=dict(os.environ),
+    )
+    assert done.returncode == 2 and "pip install 'hallo3[serve]'" in done.stderr and done.stderr.count("\n") == 1
