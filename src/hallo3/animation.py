@@ -180,14 +180,14 @@ def load(bundle: str, *, device: str = "auto", dtype: str = "auto", strategy: st
     from .pipeline import Hallo3Pipeline
     from .runtime.devices import choose_device, choose_dtype
     from .runtime.plan import choose_for
-    from .runtime.strategies import FREED, Staged
+    from .runtime.strategies import FREED, Staged, Streamed
 
     target = choose_device(device)
     number_format = choose_dtype(dtype, target)
     folder = resolve(bundle)
     chosen = choose_for(folder, target, number_format, strategy, f"bundle {bundle}")
     empty: dict[str, Any] = {}
-    if chosen == "staged":
+    if chosen != "resident":
         names = [name for name in FREED if name in read_index(folder).parts]
         empty = {name: empty_component(folder, name, number_format) for name in names}
     pipeline = Hallo3Pipeline.from_pretrained(bundle, torch_dtype=number_format, **empty)
@@ -198,9 +198,8 @@ def load(bundle: str, *, device: str = "auto", dtype: str = "auto", strategy: st
     def read(part: str) -> Any:
         return load_components(folder, [part], torch_dtype=number_format)[part]
 
-    pipeline.vae.to(target)
     pipeline.speech_encoder.to(target)
-    pipeline.strategy = Staged(target, read)
+    pipeline.strategy = {"staged": Staged, "streamed": Streamed}[chosen](target, read)
     return pipeline
 
 

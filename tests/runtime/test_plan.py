@@ -72,8 +72,10 @@ def test_what_is_kept_for_a_clip() -> None:
     denoiser, _, given = case(torch.float32)
     kept = denoiser.conditions(**given)
     silent = denoiser.prepare_speech(torch.zeros_like(given["speech"]))
-    tensors = [*given["reference"], *kept.reference, *kept.face, *kept.speech, *silent]
-    assert small("cpu").kept() == pytest.approx(sum(x.nbytes for x in tensors), rel=0.01)
+    tensors = [*kept.reference, *kept.face, *kept.speech, *silent]
+    assert small("cuda").kept() == pytest.approx(sum(x.nbytes for x in tensors), rel=0.01)
+    features = sum(x.nbytes for x in given["reference"])
+    assert small("cpu").kept() - small("cuda").kept() == features  # on the host they are in the same memory
 
 
 @torch.no_grad()
@@ -134,12 +136,12 @@ def test_strategies_of_the_published_size() -> None:
     found = {one.strategy: one for one in estimates(PUBLISHED, GPU)}
     memory = [found[name].device / 1e9 for name in ("resident", "staged", "streamed")]
     assert memory == sorted(memory, reverse=True)
-    assert 50 < memory[0] < 62 and memory[1] < 22
-    assert max(found["staged"].stages, key=found["staged"].stages.__getitem__) in ("speech", "decoding", "denoising")
+    assert 50 < memory[0] < 62 and memory[1] < 22 and memory[2] < 13
     assert found["8-bit"].stages["denoising"] < 12e9
     assert found["staged"].host < found["resident"].host
     on_cpu = {one.strategy: one for one in estimates(PUBLISHED, Workload(10.0, 50, GuidanceScales(), 2, "cpu"))}
-    assert set(on_cpu) == {"resident", "staged"}
+    assert set(on_cpu) == {"resident", "staged", "streamed"}
+    assert on_cpu["streamed"].stages == on_cpu["staged"].stages
     assert on_cpu["staged"].host < on_cpu["resident"].host
 
 
@@ -172,7 +174,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert main(["plan", "--json", "--steps", "7", "--seconds", "2", str(embedded_bundle())]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["chosen"] == "resident" and found["steps"] == 7 and found["clips"] == 2
-    assert {one["strategy"] for one in found["strategies"]} == {"resident", "staged"}
+    assert [one["strategy"] for one in found["strategies"]] == ["resident", "staged", "streamed"]
     assert all(one["seconds"] > 0 and one["host"] > one["device"] / 2 > 0 for one in found["strategies"])
     assert main(["plan", "hallo3", "--gpu-memory", "24GB"]) == 0
     shown = capsys.readouterr().out

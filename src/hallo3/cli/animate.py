@@ -122,7 +122,7 @@ def command(
     strategy: Annotated[
         str,
         typer.Option(
-            help="auto, resident or staged: what is in memory when; `hallo3 plan` shows.", rich_help_panel=RUN
+            help="auto, resident, staged or streamed: what is in memory when; `hallo3 plan` shows.", rich_help_panel=RUN
         ),
     ] = "auto",
     resume: Annotated[

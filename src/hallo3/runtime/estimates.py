@@ -4,8 +4,8 @@ Estimates are formulas over a bundle's sizes. With `b` bytes a number, `w` the n
 video and reference together, and `H × W` pixels:
 
 - weights: numbers in the files × b.
-- kept for a clip: keys and values, of every layer, of the reference (each one that the guidance branches see, beside
-  its features), of the face, and of the speech with and without sound.
+- kept for a clip: keys and values, of every layer, of the reference (each one that the guidance branches see; its
+  features wait on the host), of the face, and of the speech with and without sound.
 - a forward of the denoiser: `FORWARD` · S·w·b. In its attention live the video, its input, the fused queries, keys and
   values (3), two of them rotated (2), the three sequences joined (3) and the output; the MLP takes a little less. The
   reference network has the tokens of text and portrait alone.
@@ -21,7 +21,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..bundles.sizes import LAYERS, PROJECTION, BundleSizes
+from ..bundles.sizes import LAYERS, PROJECTION, TEXT_LAYERS, BundleSizes
 from ..sampling.guidance import GuidanceScales, branches
 
 FORWARD = {2: 11.2, 4: 10.4}  # sequences that live at once, by bytes a number; rotation is in float32 always
@@ -32,7 +32,7 @@ EFFICIENCY = 0.6  # share of the speed of a large product of matrices that a who
 LIBRARIES = {"cpu": 0.7e9, "cuda": 2.5e9}  # bytes of host memory that the program itself takes
 CONTEXT = {"cpu": 0.0, "cuda": 0.8e9}  # bytes of device memory of libraries, and gaps between allocations
 LINK = 20e9  # bytes a second between host and GPU: PCIe 4.0 × 16, less what is lost
-OFFERED = ("resident", "staged")  # what `animate` has
+OFFERED = ("resident", "staged", "streamed")  # what `animate` has, fastest first
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,13 @@ class Sizes:
     def weights(self, part: str) -> float:
         """Of a part of the bundle; 0 where it has none."""
         count = self.bundle.parameters.get(part, 0)
-        if part in (LAYERS, "reference_network", "text_encoder"):
+        if part in (LAYERS, TEXT_LAYERS, "reference_network", "text_encoder"):
             return count * self.stored
         return count * self.b - (self.b - self.stored) * self.bundle.parameters[LAYERS] * (part == "transformer")
 
     def always(self) -> float:
-        """Weights that every strategy keeps on the device: VAE and speech encoder; and what libraries take."""
-        return self.weights("vae") + self.weights("speech_encoder") + CONTEXT[self.work.device]
+        """What every strategy keeps on the device: the speech encoder, and what libraries take."""
+        return self.weights("speech_encoder") + CONTEXT[self.work.device]
 
     def features(self) -> float:
         """Of the reference network, kept for the whole video."""
@@ -106,11 +106,11 @@ class Sizes:
         return len(self.seen) * self.layers * self.tokens * self.width * self.b
 
     def kept(self) -> float:
-        """Features, and the keys and values of reference, face and speech of a clip."""
+        """The keys and values of reference, face and speech of a clip; on a CPU the reference's features too."""
         k = self.bundle.denoiser
         heard = 2 * self.frames * k.get("speech_tokens", 32) * (k.get("speech_conditioning", "cross") != "norm")
         known = k.get("face_tokens", 4) * (k.get("identity_conditioning", "both") in ("face", "both"))
-        return 3 * self.features() + self.layers * 2 * self.width * (heard + known) * self.b
+        return (2 + self.on_cpu) * self.features() + self.layers * 2 * self.width * (heard + known) * self.b
 
     @property
     def on_cpu(self) -> bool:
@@ -141,7 +141,7 @@ class Sizes:
 
 def resident(sizes: Sizes) -> dict[str, float]:
     """Everything stays on the device."""
-    parts = ("transformer", "reference_network", "text_encoder")
+    parts = ("transformer", "reference_network", "text_encoder", "vae")
     held = sizes.always() + sum(map(sizes.weights, parts))
     return {
         "reference": held + sizes.features() + max(sizes.referring(), sizes.encoding()),
@@ -151,33 +151,39 @@ def resident(sizes: Sizes) -> dict[str, float]:
 
 
 def staged(sizes: Sizes) -> dict[str, float]:
-    """Text encoder and reference network come, work and are freed; the denoiser makes room for the VAE.
+    """Text encoder and reference network come, work and are freed; projection, denoiser and VAE make room.
 
-    On a CPU the denoiser stays where it is.
+    On a CPU these stay where they are.
     """
-    held, denoiser = sizes.always(), sizes.weights("transformer")
-    beside = denoiser if sizes.on_cpu else 0.0
-    in_loop = denoiser if sizes.on_cpu else denoiser - sizes.weights(PROJECTION)
+    held, projection = sizes.always(), sizes.weights(PROJECTION)
+    loop, vae = sizes.weights("transformer") - projection, sizes.weights("vae")
+    if sizes.on_cpu:
+        held, projection, loop, vae = held + projection + loop + vae, 0.0, 0.0, 0.0
     return {
         "text": held + sizes.weights("text_encoder"),
+        "portrait": held + vae + sizes.encoding(),
         "reference": held + sizes.weights("reference_network") + sizes.features() + sizes.referring(),
-        "speech": held + denoiser + sizes.kept(),
-        "denoising": held + in_loop + sizes.kept() + sizes.denoising(),
-        "decoding": held + beside + sizes.kept() + max(sizes.decoding(), sizes.encoding()),
+        "speech": held + sizes.kept() + projection,
+        "denoising": held + sizes.kept() + loop + sizes.denoising(),
+        "decoding": held + sizes.kept() + vae + max(sizes.decoding(), sizes.encoding()),
     }
 
 
 def streamed(sizes: Sizes) -> dict[str, float]:
-    """Layers come to the GPU while the one before computes; conditions are made anew in every step."""
-    held, features = sizes.always(), sizes.features()
-    layer = sizes.weights(LAYERS) / sizes.layers
-    fixed = sizes.weights("transformer") - sizes.weights(LAYERS)
-    return {
-        "text": held + sizes.weights("text_encoder") / 8,
-        "reference": held + features + 2 * layer + sizes.referring(),
-        "denoising": held + features + fixed + 2 * layer + sizes.denoising(),
-        "decoding": held + features + max(sizes.decoding(), sizes.encoding()),
-    }
+    """As staged, with two layers of a network on the device: one that computes, one that comes.
+
+    On a CPU every layer stays where it is.
+    """
+    stages = staged(sizes)
+    if sizes.on_cpu:
+        return stages
+    text, layer = sizes.weights(TEXT_LAYERS), sizes.weights(LAYERS) / sizes.layers
+    stages["text"] -= text - min(text, 2 * text / max(sizes.bundle.text_layers, 1))
+    # The reference network's layers are the denoiser's without face and speech attention.
+    reference = sizes.weights("reference_network")
+    stages["reference"] -= reference * max(0.0, 1 - 2 / sizes.layers)
+    stages["denoising"] -= sizes.weights(LAYERS) - min(sizes.weights(LAYERS), 2 * layer)
+    return stages
 
 
 def host_memory(sizes: Sizes, strategy: str) -> float:
@@ -206,10 +212,11 @@ def seconds_of(sizes: Sizes, strategy: str, speed: Speed) -> float:
     clips = clips_of(sizes.bundle, work.seconds)
     forwards = work.steps * work.branches
     step, a_clip = speed.step / each, speed.decoding / each
-    if strategy == "streamed":
-        step = max(step, sizes.weights(LAYERS) / LINK)
-    elif strategy != "resident" and not sizes.on_cpu:
-        a_clip += sizes.weights("transformer") / LINK
+    if strategy != "resident" and not sizes.on_cpu:
+        streams = strategy == "streamed"
+        if streams:
+            step = max(step, sizes.weights(LAYERS) / LINK)
+        a_clip += (sizes.weights("transformer") - streams * sizes.weights(LAYERS)) / LINK
     return clips * (forwards * step + a_clip)
 
 
@@ -224,9 +231,9 @@ def clips_of(bundle: BundleSizes, seconds: float) -> int:
 def estimates(bundle: BundleSizes, work: Workload, speed: Speed | None = None) -> list[Estimate]:
     """Every strategy that the device allows, fastest first."""
     found = []
-    ways = {"resident": resident, "staged": staged, "8-bit": staged, "streamed": streamed}
+    ways = {"resident": resident, "staged": staged, "streamed": streamed, "8-bit": staged}
     for name, stages_of in ways.items():
-        if work.device == "cpu" and name in ("streamed", "8-bit"):
+        if work.device == "cpu" and name == "8-bit":
             continue
         sizes = Sizes(bundle, work, stored=1 if name == "8-bit" else None)
         stages = stages_of(sizes)
