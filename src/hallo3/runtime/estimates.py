@@ -26,8 +26,8 @@ from ..sampling.guidance import GuidanceScales, branches
 
 FORWARD = {2: 11.2, 4: 10.4}  # sequences that live at once, by bytes a number; rotation is in float32 always
 REFERENCE = 12.1
-DECODE, ENCODE = 13.0, 9.8  # maps that live at once
-DECODE_IN_PLANES, ENCODE_IN_PLANES = 43.8, 20.1  # the same on a CPU (`networks/planar.py`)
+DECODE, ENCODE = 11.1, 9.8  # maps that live at once
+DECODE_IN_PLANES, ENCODE_IN_PLANES = 35.6, 20.1  # the same on a CPU (`networks/planar.py`)
 EFFICIENCY = 0.6  # share of the speed of a large product of matrices that a whole network reaches
 LIBRARIES = {"cpu": 0.7e9, "cuda": 2.5e9}  # bytes of host memory that the program itself takes
 CONTEXT = {"cpu": 0.0, "cuda": 0.8e9}  # bytes of device memory of libraries, and gaps between allocations
