@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -183,6 +183,7 @@ class Hallo3Pipeline(DiffusionPipeline):
         )
         self._no_reference, self._no_speech = KeptResult(), KeptResult()
         self.strategy: Strategy = Resident()
+        self.weights, self.decoding = "full", "whole"  # `load` says how they are approximated
 
     @property
     def guidance(self) -> GuidanceScales:
@@ -456,7 +457,8 @@ class Hallo3Pipeline(DiffusionPipeline):
         """The clip's frames after its lead-in, (wanted, H, W, 3) uint8, and its last frames (k, 3, H, W) float32."""
         k = self.config.motion_frames
         pieces, last = [], latents.new_zeros(0)
-        with self.strategy.using(self, "vae"):
+        tiles = motion.in_tiles(self.vae) if self.decoding == "tiled" else nullcontext()
+        with self.strategy.using(self, "vae"), tiles:
             for piece in motion.decode_video(self.vae, latents):
                 last = torch.cat([last, piece[-k:].cpu()])[-k:] if len(last) else piece[-k:].cpu()
                 pieces.append(motion.to_frames(piece))

@@ -5,10 +5,10 @@ import typer.main
 from hallo3.cli.app import app
 
 ANIMATE = """
-    --bundle --certificate --crf --device --dtype --face --face-box --framing --i-have-the-rights --json
+    --bundle --certificate --crf --decoding --device --dtype --face --face-box --framing --i-have-the-rights --json
     --no-credentials --no-face --no-watermark --output --overwrite --private-key --prompt --quiet
     --reference-scale --resume --seed --separate-vocals --speech-scale --steps --strategy --text-scale
-    --vocal-separator
+    --vocal-separator --weights
 """
 
 

@@ -125,6 +125,18 @@ def command(
             help="auto, resident, staged or streamed: what is in memory when; `hallo3 plan` shows.", rich_help_panel=RUN
         ),
     ] = "auto",
+    weights: Annotated[
+        str,
+        typer.Option(
+            help="auto, full, int8, fp8, fp8-compute (activations too; Ada and Hopper GPUs). 8 bits are approximate: "
+            "auto takes them only where nothing exact fits.",
+            rich_help_panel=RUN,
+        ),
+    ] = "auto",
+    decoding: Annotated[
+        str,
+        typer.Option(help="auto, whole or tiled: tiles take less memory and are approximate.", rich_help_panel=RUN),
+    ] = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run.", rich_help_panel=RUN)
     ] = False,
@@ -178,7 +190,8 @@ def command(
         for missing in missing_marks(request):
             print(f"note: {missing}", file=sys.stderr, flush=True)
     with listener(quiet=quiet, as_json=json_events) as listen:
-        animate(request, device=device, dtype=dtype, strategy=strategy, listen=listen)
+        ways = {"strategy": strategy, "weights": weights, "decoding": decoding}
+        animate(request, device=device, dtype=dtype, listen=listen, **ways)
 
 
 def require_rights(portrait: Path, given: bool) -> None:

@@ -1,6 +1,7 @@
 """The `hallo3` application: its commands, and the one place where errors become one line and an exit code."""
 
 import errno
+import logging
 import os
 import sys
 import traceback
@@ -57,11 +58,17 @@ def _memory_ran_out(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
+CHATTY = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
+"""What torchao, where it is installed, makes others say at each start: nothing that the user can mend."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 1 failed check or a bug, 2 the user's to mend, 130 stopped.
 
     arguments: the words after `hallo3`; those of the process by default.
     """
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         result = app(args=list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
         code = result if isinstance(result, int) else 0

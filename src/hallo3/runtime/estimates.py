@@ -9,6 +9,7 @@ video and reference together, and `H × W` pixels:
 - a forward of the denoiser: `FORWARD` · S·w·b. In its attention live the video, its input, the fused queries, keys and
   values (3), two of them rotated (2), the three sequences joined (3) and the output; the MLP takes a little less. The
   reference network has the tokens of text and portrait alone.
+- 8-bit weights: a byte a number, of what is quantised (`quantized.py`); a forward takes what it takes without.
 - decoding: `DECODE` · f·H·W·c·b, for the f frames of the first piece (9 of 49); c is half the VAE's second width, which
   enters its last block at full size. Encoding the same way, of portrait and motion frames.
 - time: operations (`operations.py`) at `EFFICIENCY` of the speed of a large product of matrices, and what goes over the
@@ -18,7 +19,7 @@ Tests compare them with what lives at once in real runs.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..bundles.sizes import LAYERS, PROJECTION, TEXT_LAYERS, BundleSizes
@@ -32,7 +33,8 @@ EFFICIENCY = 0.6  # share of the speed of a large product of matrices that a who
 LIBRARIES = {"cpu": 0.7e9, "cuda": 2.5e9}  # bytes of host memory that the program itself takes
 CONTEXT = {"cpu": 0.0, "cuda": 0.8e9}  # bytes of device memory of libraries, and gaps between allocations
 LINK = 20e9  # bytes a second between host and GPU: PCIe 4.0 × 16, less what is lost
-OFFERED = ("resident", "staged", "streamed")  # what `animate` has, fastest first
+STRATEGIES = ("resident", "staged", "streamed")  # fastest first
+DECODINGS = ("whole", "tiled")
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,29 @@ class Workload:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One strategy: bytes of device memory in each stage, bytes of host memory, seconds (None where unknown).
+    """One way to animate: bytes of device memory in each stage, bytes of host memory, seconds (None where unknown).
 
-    offered: `animate` has this strategy. On a CPU device and host memory are one, and both figures are the whole.
+    weights: `full`, or in one byte (`quantized.py`). decoding: `whole`, or `tiled`. On a CPU device and host memory are
+    one, and both figures are the whole.
     """
 
     strategy: str
     stages: Mapping[str, float]
     host: float
     seconds: float | None
-    offered: bool = True
+    weights: str = "full"
+    decoding: str = "whole"
+
+    @property
+    def exact(self) -> bool:
+        """Results are those of `resident`."""
+        return (self.weights, self.decoding) == ("full", "whole")
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        extra = [f"{self.weights} weights"] * (self.weights != "full") + ["tiled decoding"] * (self.decoding != "whole")
+        return ", ".join([self.strategy, *extra])
 
     @property
     def device(self) -> float:
@@ -73,12 +88,12 @@ class Estimate:
 class Sizes:
     """A bundle's sizes in bytes, for one workload. The formulas are those of this module's description.
 
-    stored: bytes a number of the layers, of the reference network and of the text encoder, where they are quantised.
+    weights, decoding: see `Estimate`.
     """
 
-    def __init__(self, bundle: BundleSizes, work: Workload, stored: int | None = None) -> None:
+    def __init__(self, bundle: BundleSizes, work: Workload, weights: str = "full", decoding: str = "whole") -> None:
         self.bundle, self.work, self.b = bundle, work, work.itemsize
-        self.stored = stored or self.b
+        self.quantised, self.tiled = weights, decoding == "tiled"
         k, settings = bundle.denoiser, bundle.settings
         self.layers = k.get("num_layers", 42)
         self.width = k.get("num_attention_heads", 48) * k.get("attention_head_dim", 64)
@@ -91,9 +106,19 @@ class Sizes:
     def weights(self, part: str) -> float:
         """Of a part of the bundle; 0 where it has none."""
         count = self.bundle.parameters.get(part, 0)
-        if part in (LAYERS, TEXT_LAYERS, "reference_network", "text_encoder"):
-            return count * self.stored
-        return count * self.b - (self.b - self.stored) * self.bundle.parameters[LAYERS] * (part == "transformer")
+        return count * self.b - (self.b - 1) * (0 if self.quantised == "full" else self._in_a_byte(part))
+
+    def _in_a_byte(self, part: str) -> float:
+        """Numbers of a part that quantisation stores in one byte."""
+        count, found = self.bundle.parameters, 0.0
+        if part in ("transformer", LAYERS):
+            modulations = 12 * self.width * (self.bundle.denoiser.get("time_embed_dim", 512) + 1)
+            found = count.get(LAYERS, 0) - self.layers * modulations
+        elif part == "reference_network":  # the last of its layers is only a norm
+            found = 12 * self.width**2 * (self.layers - 1)
+        elif part in ("text_encoder", TEXT_LAYERS):
+            found = count.get(TEXT_LAYERS, 0)
+        return max(0.0, min(found, count.get(part, 0)))
 
     def always(self) -> float:
         """What every strategy keeps on the device: the speech encoder, and what libraries take."""
@@ -131,7 +156,13 @@ class Sizes:
     def decoding(self) -> float:
         """The first piece of a clip through the VAE's decoder."""
         held = DECODE_IN_PLANES if self.on_cpu else DECODE
-        return held * self._maps(4 * (min(self.frames, 2 + self.frames % 2) - 1) + 1)
+        whole = held * self._maps(4 * (min(self.frames, 2 + self.frames % 2) - 1) + 1)
+        if not self.tiled:
+            return whole
+        tile = (self.bundle.vae.get("sample_height", 480) // 2) * (self.bundle.vae.get("sample_width", 720) // 2)
+        clip = 3 * self.bundle.settings["num_frames"] * self.pixels
+        # The frames of all tiles, which overlap, those put together, and these in float32.
+        return min(whole, whole * tile / self.pixels) + clip * (3 * self.b + 8)
 
     def encoding(self) -> float:
         """Portrait and motion frames through the VAE's encoder."""
@@ -206,6 +237,20 @@ class Speed:
     source: str
 
 
+def ways(weights: str = "auto", decoding: str = "auto") -> list[tuple[str, str, str]]:
+    """Strategy, weights and decoding of what is considered: exact ones, fastest first; then approximate ones.
+
+    weights, decoding: `auto`, or what is asked for.
+    """
+    first = "full" if weights == "auto" else weights, "whole" if decoding == "auto" else decoding
+    found = [(strategy, *first) for strategy in STRATEGIES]
+    if weights == "auto":
+        found += [("staged", "int8", first[1]), ("streamed", "int8", first[1])]
+    if decoding == "auto":
+        found += [("streamed", kind, "tiled") for kind in dict.fromkeys((first[0], found[-1][1]))]
+    return found
+
+
 def seconds_of(sizes: Sizes, strategy: str, speed: Speed) -> float:
     """Time of the whole video, without loading."""
     work, each = sizes.work, EFFICIENCY * speed.per_second
@@ -228,24 +273,24 @@ def clips_of(bundle: BundleSizes, seconds: float) -> int:
     return num_clips(math.ceil(seconds * settings["fps"]), settings["num_frames"], settings["motion_frames"])
 
 
-def estimates(bundle: BundleSizes, work: Workload, speed: Speed | None = None) -> list[Estimate]:
-    """Every strategy that the device allows, fastest first."""
+def estimates(
+    bundle: BundleSizes, work: Workload, speed: Speed | None = None, considered: Sequence[tuple[str, str, str]] = ()
+) -> list[Estimate]:
+    """What each way (`ways`; all by default) takes, in the order of preference."""
     found = []
-    ways = {"resident": resident, "staged": staged, "streamed": streamed, "8-bit": staged}
-    for name, stages_of in ways.items():
-        if work.device == "cpu" and name == "8-bit":
-            continue
-        sizes = Sizes(bundle, work, stored=1 if name == "8-bit" else None)
-        stages = stages_of(sizes)
+    for strategy, weights, decoding in considered or ways():
+        sizes = Sizes(bundle, work, weights, decoding)
+        stages = {"resident": resident, "staged": staged, "streamed": streamed}[strategy](sizes)
         if sizes.on_cpu:
             stages = {stage: count + LIBRARIES["cpu"] for stage, count in stages.items()}
         found.append(
             Estimate(
-                strategy=name,
+                strategy=strategy,
                 stages=stages,
-                host=max(stages.values()) if sizes.on_cpu else host_memory(sizes, name),
-                seconds=None if speed is None else seconds_of(sizes, name, speed),
-                offered=name in OFFERED,
+                host=max(stages.values()) if sizes.on_cpu else host_memory(sizes, strategy),
+                seconds=None if speed is None else seconds_of(sizes, strategy, speed),
+                weights=weights,
+                decoding=decoding,
             )
         )
     return found
