@@ -190,8 +190,15 @@ def command(
         for missing in missing_marks(request):
             print(f"note: {missing}", file=sys.stderr, flush=True)
     with listener(quiet=quiet, as_json=json_events) as listen:
-        ways = {"strategy": strategy, "weights": weights, "decoding": decoding}
-        animate(request, device=device, dtype=dtype, listen=listen, **ways)
+        animate(
+            request,
+            device=device,
+            dtype=dtype,
+            strategy=strategy,
+            weights=weights,
+            decoding=decoding,
+            listen=listen,
+        )
 
 
 def require_rights(portrait: Path, given: bool) -> None:
