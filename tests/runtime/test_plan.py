@@ -190,6 +190,7 @@ def test_what_is_asked_for_is_all_that_is_considered() -> None:
     assert ways()[:3] == [(strategy, "full", "whole") for strategy in STRATEGIES]
 
 
+@pytest.mark.slow
 def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hallo3.runtime.plan.measured_speed", lambda *_: 1e12)
     assert main(["plan", "--json", "--steps", "7", "--seconds", "2", str(embedded_bundle())]) == 0
