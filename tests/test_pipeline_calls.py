@@ -120,7 +120,8 @@ def test_a_step_waits_for_nothing(pipeline: Hallo3Pipeline) -> None:
     """The solver's loop on a device whose numbers can't be read: no `.item()`, no `bool`, no copy to the host."""
     performance = pipeline.prepare(tiny.portrait(), tiny.speech(1), "a woman", no_face=True, framing="crop")
     image_latents = pipeline._image_latents(performance, None, torch.Generator().manual_seed(0))
-    inputs = pipeline._clip_inputs(performance, 0, image_latents, pipeline._lasting_conditions(performance))
+    windows, lasting = pipeline._clip_windows(performance, 0), pipeline._lasting_conditions(performance)
+    inputs = pipeline._clip_inputs(performance, windows, pipeline._project_speech(windows), image_latents, lasting)
     pipeline.to("meta")
     inputs = [
         BranchInputs(

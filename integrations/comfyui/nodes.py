@@ -45,7 +45,7 @@ class Hallo3Load:
                 "device": (["auto", "cuda", "mps", "cpu"],),
                 "dtype": (["auto", "bfloat16", "float16", "float32"],),
                 "strategy": (
-                    ["auto", "resident", "staged"],
+                    ["auto", "resident", "staged", "streamed"],
                     {"tooltip": "How memory is used; `hallo3 plan` explains."},
                 ),
             },

@@ -84,15 +84,18 @@ def animate(
     device: str = "auto",
     dtype: str = "auto",
     strategy: str = "auto",
+    weights: str = "auto",
+    decoding: str = "auto",
     listen: Listener = lambda event: None,
     stream: "Stream | None" = None,
 ) -> Path:
     """Makes the video that `request` asks for and returns its path.
 
-    pipeline: one that is loaded already; else the request's bundle is loaded on `device` in `dtype` by `strategy`
-    (`auto`: what suits the machine; see `runtime/plan.py`). listen: called with events (`start`, `step`, `clip`,
-    `notice`, `done`), each a dict with `event`; what it raises ends the run. stream: takes the video, as fragmented MP4
-    and clip by clip, in place of `request.output`, which then only names it in messages. It is not signed.
+    pipeline: one that is loaded already; else the request's bundle is loaded on `device` in `dtype` by `strategy`, with
+    `weights` and `decoding` (`auto`: what suits the machine; see `runtime/plan.py`). listen: called with events
+    (`start`, `step`, `clip`, `notice`, `done`), each a dict with `event`; what it raises ends the run. stream: takes
+    the video, as fragmented MP4 and clip by clip, in place of `request.output`, which then only names it in messages.
+    It is not signed.
 
     Raises UserError for anything the user can mend. A run that stops half-way leaves OUTPUT.part, which plays, and its
     state; the same request with `resume=True` gives the frames that an uninterrupted run would have given.
@@ -107,12 +110,14 @@ def animate(
     image, speech = read_image(request.portrait), read_speech(request.speech)
     samples = _without_music(speech, request)
     if pipeline is None:
-        pipeline = load(request.bundle, device=device, dtype=dtype, strategy=strategy)
+        options = {"strategy": strategy, "weights": weights, "decoding": decoding}
+        pipeline = load(request.bundle, device=device, dtype=dtype, **options)
     request = with_defaults(request, pipeline.config)
     steps = request.steps or pipeline.config.num_inference_steps
     performance = _prepare(pipeline, request, image, samples)
     about = (EMBEDDED_NOTICE,) if request.bundle == "embedded" else ()
-    for notice in (*about, *performance.notices, *missing_marks(request, streamed=stream is not None)):
+    marks = missing_marks(request, streamed=stream is not None)
+    for notice in (*about, *_approximations(pipeline), *performance.notices, *marks):
         listen({"event": "notice", "message": notice})
     _write(pipeline, request, performance, speech, steps, listen, started, signer, stream)
     return request.output
@@ -230,35 +235,60 @@ def signer_of(request: AnimationRequest) -> "Signer | None":
     return signer
 
 
-def load(bundle: str, *, device: str = "auto", dtype: str = "auto", strategy: str = "auto") -> "Hallo3Pipeline":
-    """Loads a bundle for a device, by a strategy that its memory suffices for. Raises UserError when none does."""
+def load(
+    bundle: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    strategy: str = "auto",
+    weights: str = "auto",
+    decoding: str = "auto",
+) -> "Hallo3Pipeline":
+    """Loads a bundle for a device, in a way that its memory suffices for. Raises UserError when there is none.
+
+    strategy, weights, decoding: see `runtime/plan.py`. By `auto` the results are exact, unless nothing exact fits.
+    """
     from .bundles.layout import empty_component, load_components, read_index
     from .bundles.places import resolve
     from .pipeline import Hallo3Pipeline
     from .runtime.devices import choose_device, choose_dtype
-    from .runtime.plan import choose_for
-    from .runtime.strategies import FREED, Staged
+    from .runtime.plan import Wanted, choose_for
+    from .runtime.quantized import QUANTISED, quantize
+    from .runtime.strategies import FREED, Staged, Streamed
 
     target = choose_device(device)
     number_format = choose_dtype(dtype, target)
     folder = resolve(bundle)
-    chosen = choose_for(folder, target, number_format, strategy, f"bundle {bundle}")
-    empty: dict[str, Any] = {}
-    if chosen == "staged":
-        names = [name for name in FREED if name in read_index(folder).parts]
-        empty = {name: empty_component(folder, name, number_format) for name in names}
-    pipeline = Hallo3Pipeline.from_pretrained(bundle, torch_dtype=number_format, **empty)
-    pipeline.set_progress_bar_config(disable=True)
-    if chosen == "resident":
-        return pipeline.to(target)
+    chosen = choose_for(folder, target, number_format, Wanted(strategy, weights, decoding), f"bundle {bundle}")
 
     def read(part: str) -> Any:
-        return load_components(folder, [part], torch_dtype=number_format)[part]
+        return quantize(part, load_components(folder, [part], torch_dtype=number_format)[part], chosen.weights)
 
-    pipeline.vae.to(target)
+    given: dict[str, Any] = {}
+    if chosen.strategy != "resident":
+        names = [name for name in FREED if name in read_index(folder).parts]
+        given = {name: empty_component(folder, name, number_format) for name in names}
+    if chosen.weights != "full":  # one after the other, so that only one is there in full
+        missing = [name for name in QUANTISED if name not in given and name in read_index(folder).parts]
+        given |= {name: read(name) for name in missing}
+    pipeline = Hallo3Pipeline.from_pretrained(bundle, torch_dtype=number_format, **given)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.weights, pipeline.decoding = chosen.weights, chosen.decoding
+    if chosen.strategy == "resident":
+        return pipeline.to(target)
     pipeline.speech_encoder.to(target)
-    pipeline.strategy = Staged(target, read)
+    pipeline.strategy = {"staged": Staged, "streamed": Streamed}[chosen.strategy](target, read)
     return pipeline
+
+
+def _approximations(pipeline: "Hallo3Pipeline") -> list[str]:
+    """What makes results differ from those of full weights and whole decoding, a sentence each."""
+    found = []
+    if pipeline.weights != "full":
+        found.append(f"weights are {pipeline.weights}: results are close to exact ones, not equal; see docs/memory.md")
+    if pipeline.decoding != "whole":
+        found.append("frames are decoded in tiles: results are close to exact ones, not equal; see docs/memory.md")
+    return found
 
 
 def with_defaults(request: AnimationRequest, config: Mapping[str, Any]) -> AnimationRequest:
@@ -331,6 +361,7 @@ def _write(
     _, _, width, height = performance.framing.visible
     settings = {**request.settings(), "steps": steps, "framing_used": performance.framing.mode}
     inputs = _digests(request)
+    settings |= {"weights": pipeline.weights, "decoding": pipeline.decoding}
     record, mark = _marks(request, settings, inputs, width, height, pipeline.config.fps)
     fingerprint = json.dumps({**settings, **inputs, "clips": performance.num_clips}, sort_keys=True)
     writer = _writer(request, width, height, pipeline.config.fps, speech, record, fingerprint, stream)

@@ -18,6 +18,7 @@ EXTRAS = {
     "train": ("training, the studio, `hallo3 ablate`", ("numba", "scipy", "matplotlib", "tensorboard", "skimage")),
     "faces": ("faces in photographs with the published weights", ("insightface", "mediapipe", "onnxruntime")),
     "serve": ("`hallo3 serve`", ("fastapi", "uvicorn", "python_multipart", "prometheus_client")),
+    "quantized": ("`animate --weights int8`", ("torchao",)),
     "vocals": ("--separate-vocals with the published network", ("onnxruntime",)),
 }
 """Extra → what it is for, and the modules that it brings."""

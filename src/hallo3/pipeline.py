@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -184,6 +185,7 @@ class Hallo3Pipeline(DiffusionPipeline):
         )
         self._no_reference, self._no_speech = KeptResult(), KeptResult()
         self.strategy: Strategy = Resident()
+        self.weights, self.decoding = "full", "whole"  # `load` says how they are approximated
 
     @property
     def guidance(self) -> GuidanceScales:
@@ -283,7 +285,8 @@ class Hallo3Pipeline(DiffusionPipeline):
         if self.reference_network is None or not self.transformer.identity.reference:
             return dict.fromkeys(wanted)
         image = faces.black_outside(canvas, face.box)
-        latent = motion.encode_reference_latents(self.vae, image, derived_generator(seed, "reference"))
+        with self.strategy.using(self, "vae"):
+            latent = motion.encode_reference_latents(self.vae, image, derived_generator(seed, "reference"))
         with self.strategy.using(self, "reference_network"):
             return self._features(self.reference_network, latent, wanted)
 
@@ -292,12 +295,17 @@ class Hallo3Pipeline(DiffusionPipeline):
     ) -> dict[bool, list[torch.Tensor] | None]:
         doubled = torch.cat([latent, latent], dim=2).to(self._execution_device, network.dtype)
         empty = torch.zeros(1, self.config.text_length, network.config.text_embed_dim).to(doubled)
+
+        def of(portrait: torch.Tensor) -> list[torch.Tensor]:
+            # They wait on the host: the layers' keys and values of them are what a step needs.
+            return [feature.cpu() for feature in network(portrait, empty)]
+
         features: dict[bool, list[torch.Tensor] | None] = {}
         if True in wanted:
-            features[True] = network(doubled, empty)
+            features[True] = of(doubled)
         if False in wanted:
             about = (doubled.shape, empty.shape)
-            features[False] = self._no_reference.of(network, about, lambda: network(torch.zeros_like(doubled), empty))
+            features[False] = self._no_reference.of(network, about, lambda: of(torch.zeros_like(doubled)))
         return features
 
     # ------------------------------------------------------------------------------------------------------ rendering
@@ -322,19 +330,19 @@ class Hallo3Pipeline(DiffusionPipeline):
         if (first_clip > 0) != (last_motion is not None):
             raise ValueError("last_motion goes with first_clip > 0, and only then")
         steps = num_inference_steps or self.config.num_inference_steps
-        lasting = None
-        if cached:
-            with self.strategy.using(self, "transformer"):
-                lasting = self._lasting_conditions(performance)
+        lasting = self._lasting_conditions(performance) if cached else None
         moving = last_motion
         for index in range(first_clip, performance.num_clips):
             generator = derived_generator(performance.seed, "clip", index)
             image_latents = self._image_latents(performance, moving, generator)
             report = None if on_step is None else partial(on_step, index)
-            with self.strategy.using(self, "transformer"):
-                inputs = self._clip_inputs(performance, index, image_latents, lasting)
-                if cached:
-                    self.strategy.release(self.transformer.speech_projection)
+            with ExitStack() as present:
+                if lasting is None:  # every step projects the speech anew
+                    present.enter_context(self.strategy.using(self, "speech_projection"))
+                windows = self._clip_windows(performance, index)
+                projected = None if lasting is None else self._project_speech(windows)
+                present.enter_context(self.strategy.using(self, "transformer"))
+                inputs = self._clip_inputs(performance, windows, projected, image_latents, lasting)
                 latents = self._sample(inputs, image_latents, steps, generator, report)
             frames, moving = self._decode(latents, self._frames_of(performance, index))
             yield Clip(index, performance.num_clips, performance.framing.restore(frames), moving)
@@ -343,12 +351,25 @@ class Hallo3Pipeline(DiffusionPipeline):
         network, k = self.transformer, self.transformer.config
         shape = (1, self.config.num_frames, k.speech_window, k.speech_blocks, k.speech_channels)
         silence = torch.zeros(shape, device=self._execution_device, dtype=network.dtype)
-        seen, face = performance.references, self._face_embedding(performance)
-        return LastingConditions(
-            reference={kept: None if x is None else network.prepare_reference(x) for kept, x in seen.items()},
-            face=None if face is None else network.prepare_face(face),
-            no_speech=self._no_speech.of(network, shape, lambda: network.prepare_speech(silence)),
-        )
+        silent = self._no_speech.of(network, shape, lambda: self._project_speech(silence))
+        with self.strategy.using(self, "transformer"):
+            seen, face = performance.references, self._face_embedding(performance)
+            return LastingConditions(
+                reference={
+                    kept: None if x is None else network.prepare_reference(self._on_device(x))
+                    for kept, x in seen.items()
+                },
+                face=None if face is None else network.prepare_face(face),
+                no_speech=network.spread_speech(silent),
+            )
+
+    def _project_speech(self, windows: torch.Tensor) -> torch.Tensor:
+        """A clip's windows (1, F, window, blocks, c) through the speech projection, which is not needed again then."""
+        with self.strategy.using(self, "speech_projection"):
+            return self.transformer.speech_projection(windows)
+
+    def _on_device(self, tensors: list[torch.Tensor] | None) -> list[torch.Tensor] | None:
+        return None if tensors is None else [tensor.to(self._execution_device) for tensor in tensors]
 
     def _face_embedding(self, performance: Performance) -> torch.Tensor | None:
         """The face embedding (1, c); None for a denoiser that takes none."""
@@ -365,24 +386,33 @@ class Hallo3Pipeline(DiffusionPipeline):
         before = performance.portrait.repeat(k, 1, 1, 1) if last_motion is None else last_motion
         masked = motion.mask_pixels(before, self.config.motion_mask, generator)
         count = (self.config.num_frames - 1) // self.vae.config.temporal_compression_ratio + 1
-        return motion.encode_image_latents(self.vae, performance.portrait, masked, generator, count)
+        with self.strategy.using(self, "vae"):
+            return motion.encode_image_latents(self.vae, performance.portrait, masked, generator, count)
+
+    def _clip_windows(self, performance: Performance, index: int) -> torch.Tensor:
+        """Speech windows of a clip, (1, F, window, blocks, c), on the device."""
+        windows = clip_windows(performance.windows, index, self.config.num_frames, self.config.motion_frames)
+        return windows[None].to(self._execution_device, self.transformer.dtype)
 
     def _clip_inputs(
-        self, performance: Performance, index: int, image_latents: torch.Tensor, lasting: LastingConditions | None
+        self,
+        performance: Performance,
+        windows: torch.Tensor,
+        projected: torch.Tensor | None,
+        image_latents: torch.Tensor,
+        lasting: LastingConditions | None,
     ) -> list[BranchInputs]:
         """What the denoiser takes in each guidance branch of a clip, besides the sample and the timestep."""
         device, dtype = self._execution_device, self.transformer.dtype
-        windows = clip_windows(performance.windows, index, self.config.num_frames, self.config.motion_frames)
-        windows, known = windows[None].to(device, dtype), image_latents.to(device, dtype)
-        words = performance.text_embeds.to(device, dtype)
-        speech = None if lasting is None else self.transformer.prepare_speech(windows)
+        known, words = image_latents.to(device, dtype), performance.text_embeds.to(device, dtype)
+        speech = None if projected is None else self.transformer.spread_speech(projected)
         inputs = []
         for branch in branches(performance.guidance):
             if lasting is None:
                 given: dict[str, Any] = {
                     "speech": windows if branch.speech else torch.zeros_like(windows),
                     "face": self._face_embedding(performance),
-                    "reference": performance.references[branch.reference],
+                    "reference": self._on_device(performance.references[branch.reference]),
                 }
             else:
                 spoken = speech if branch.speech else lasting.no_speech
@@ -429,9 +459,11 @@ class Hallo3Pipeline(DiffusionPipeline):
         """The clip's frames after its lead-in, (wanted, H, W, 3) uint8, and its last frames (k, 3, H, W) float32."""
         k = self.config.motion_frames
         pieces, last = [], latents.new_zeros(0)
-        for piece in motion.decode_video(self.vae, latents):
-            last = torch.cat([last, piece.cpu()])[-k:] if len(last) else piece.cpu()[-k:]
-            pieces.append(motion.to_frames(piece))
+        tiles = motion.in_tiles(self.vae) if self.decoding == "tiled" else nullcontext()
+        with self.strategy.using(self, "vae"), tiles:
+            for piece in motion.decode_video(self.vae, latents):
+                last = torch.cat([last, piece[-k:].cpu()])[-k:] if len(last) else piece[-k:].cpu()
+                pieces.append(motion.to_frames(piece))
         return np.concatenate(pieces)[k : k + wanted], last
 
     # ------------------------------------------------------------------------------------------------- the short ways

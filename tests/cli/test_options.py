@@ -7,10 +7,10 @@ from hallo3.cli.app import app
 
 COMMANDS = "ablate animate batch bench bundles convert doctor download inspect plan serve studio train verify"
 ANIMATE = """
-    --bundle --certificate --crf --device --dtype --face --face-box --framing --i-have-the-rights --json
+    --bundle --certificate --crf --decoding --device --dtype --face --face-box --framing --i-have-the-rights --json
     --no-credentials --no-face --no-watermark --output --overwrite --private-key --prompt --quiet
     --reference-scale --resume --seed --separate-vocals --speech-scale --steps --strategy --text-scale
-    --vocal-separator
+    --vocal-separator --weights
 """
 
 

@@ -102,7 +102,7 @@ def empty_component(path_or_name: str | Path, part: str, torch_dtype: torch.dtyp
             model = cls.from_config(cls.load_config(str(folder / part)))
         else:
             model = cls(cls.config_class.from_pretrained(str(folder / part)))
-    return model.to(torch_dtype).eval()
+        return model.to(torch_dtype).eval()
 
 
 def _float_dtype(wanted: torch.dtype | str | None) -> torch.dtype:

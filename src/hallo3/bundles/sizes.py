@@ -10,7 +10,7 @@ from .layout import check_bundle
 from .parts import PARTS, count_parameters, read_json
 from .places import HUB_NAME, registry, resolve
 
-PROJECTION, LAYERS = "speech_projection", "transformer_blocks"
+PROJECTION, LAYERS, TEXT_LAYERS = "speech_projection", "transformer_blocks", "encoder.block"
 PUBLISHED_NAMES = ("hallo3", "fudan-generative-ai/hallo3")
 
 # Numbers in the weights of the published model, as this package's classes hold them.
@@ -20,6 +20,7 @@ PUBLISHED_PARAMETERS = {
     LAYERS: 7_601_717_760,
     "reference_network": 5_508_446_464,
     "text_encoder": 4_762_310_656,
+    TEXT_LAYERS: 4_630_710_272,
     "vae": 215_583_907,
     "speech_encoder": 94_371_712,
 }
@@ -37,8 +38,9 @@ class BundleSizes:
     """What a plan needs to know of a bundle.
 
     parameters: numbers in the weights of each part; those of the denoiser's speech projection and of its layers once
-    more by themselves (`speech_projection`, `transformer_blocks`). denoiser, vae: their configurations, published where
-    they say nothing. settings: the pipeline's. downloaded: whether the files are on this machine.
+    more by themselves (`speech_projection`, `transformer_blocks`), and of the text encoder's layers (`encoder.block`).
+    denoiser, vae: their configurations, published where they say nothing. settings: the pipeline's. downloaded: whether
+    the files are on this machine. text_layers: how many layers the text encoder has.
     """
 
     parameters: Mapping[str, int]
@@ -46,6 +48,7 @@ class BundleSizes:
     vae: Mapping[str, Any]
     settings: Mapping[str, Any]
     downloaded: bool = True
+    text_layers: int = 24
 
 
 def bundle_sizes(bundle: str | Path) -> BundleSizes:
@@ -61,11 +64,12 @@ def bundle_sizes(bundle: str | Path) -> BundleSizes:
     index = read_index(folder)
     stems = {name: PARTS[name].weights for name in index.parts}
     parameters = {name: count_parameters(folder / name, stem) for name, stem in stems.items() if stem is not None}
-    for name in (PROJECTION, LAYERS):
-        parameters[name] = count_parameters(folder / "transformer", str(stems["transformer"]), f"{name}.")
+    for name, part in ((PROJECTION, "transformer"), (LAYERS, "transformer"), (TEXT_LAYERS, "text_encoder")):
+        parameters[name] = count_parameters(folder / part, str(stems[part]), f"{name}.")
     return BundleSizes(
         parameters=parameters,
         denoiser=read_json(folder / "transformer" / "config.json"),
         vae=read_json(folder / "vae" / "config.json"),
         settings=index.config,
+        text_layers=read_json(folder / "text_encoder" / "config.json").get("num_layers", 24),
     )

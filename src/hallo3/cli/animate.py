@@ -131,8 +131,20 @@ def command(
     strategy: Annotated[
         str,
         typer.Option(
-            help="auto, resident or staged: what is in memory when; `hallo3 plan` shows.", rich_help_panel=RUN
+            help="auto, resident, staged or streamed: what is in memory when; `hallo3 plan` shows.", rich_help_panel=RUN
         ),
+    ] = "auto",
+    weights: Annotated[
+        str,
+        typer.Option(
+            help="auto, full, int8, fp8, fp8-compute (activations too; Ada and Hopper GPUs). 8 bits are approximate: "
+            "auto takes them only where nothing exact fits.",
+            rich_help_panel=RUN,
+        ),
+    ] = "auto",
+    decoding: Annotated[
+        str,
+        typer.Option(help="auto, whole or tiled: tiles take less memory and are approximate.", rich_help_panel=RUN),
     ] = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run.", rich_help_panel=RUN)
@@ -194,7 +206,16 @@ def command(
         _standard_output() if streamed else nullcontext() as stream,
         listener(quiet=quiet, as_json=json_events) as listen,
     ):
-        animate(request, device=device, dtype=dtype, strategy=strategy, listen=listen, stream=stream)
+        animate(
+            request,
+            device=device,
+            dtype=dtype,
+            strategy=strategy,
+            weights=weights,
+            decoding=decoding,
+            listen=listen,
+            stream=stream,
+        )
 
 
 @contextmanager

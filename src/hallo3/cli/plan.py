@@ -34,13 +34,15 @@ def command(
         int | None, typer.Option(min=1, help="Sampling steps. [default: the bundle's]", show_default=False)
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    weights: Annotated[str, typer.Option(help="As `animate --weights`.")] = "auto",
+    decoding: Annotated[str, typer.Option(help="As `animate --decoding`.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
 ) -> None:
     """Estimate memory and time of animating with BUNDLE, and choose how; nothing is loaded.
 
     Reads configurations and headers of files only. The exit code is 2 when nothing fits.
     """
-    from ..runtime.plan import plan
+    from ..runtime.plan import Wanted, plan
 
     found = plan(
         bundle,
@@ -49,6 +51,7 @@ def command(
         dtype=dtype,
         gpu_memory=_bytes(gpu_memory, "--gpu-memory"),
         host_memory=_bytes(host_memory, "--host-memory"),
+        wanted=Wanted(weights=weights, decoding=decoding),
     )
     if as_json:
         print(json.dumps(_as_json(found)))
@@ -72,13 +75,17 @@ def _bytes(text: str | None, option: str) -> float | None:
 
 def _as_json(found: "Planned") -> dict[str, Any]:
     values = asdict(found)
-    chosen = values.pop("plan")
-    strategies = [
-        {**one, "device": whole.device}
-        for one, whole in zip(chosen.pop("estimates"), found.plan.estimates, strict=True)
-    ]
+    plan = values.pop("plan")
+    named = [{**one, "device": whole.device, "exact": whole.exact} for one, whole in _pairs(plan, found)]
     limits = {name: None if math.isinf(values[name]) else values[name] for name in ("device_memory", "host_memory")}
-    return {**values, **limits, **chosen, "strategies": strategies}
+    keys = ("strategy", "weights", "decoding")
+    chosen = found.plan.chosen
+    choice = dict.fromkeys(keys) if chosen is None else {key: getattr(chosen, key) for key in keys}
+    return {**values, **limits, "chosen": choice, "reason": plan["reason"], "strategies": named}
+
+
+def _pairs(plan: dict[str, Any], found: "Planned") -> Any:
+    return zip(plan["estimates"], found.plan.estimates, strict=True)
 
 
 def _show(found: "Planned") -> None:
@@ -90,8 +97,8 @@ def _show(found: "Planned") -> None:
     for one in found.plan.estimates:
         most = max(one.stages, key=lambda stage: one.stages[stage])
         time = "" if one.seconds is None else clock(one.seconds)
-        state = "chosen" if one.strategy == found.plan.chosen else "" if one.offered else "not offered yet"
-        table.add_row(one.strategy, _gigabytes(one.device), most, _gigabytes(one.host), time, state)
+        state = ["approximate"] * (not one.exact) + ["chosen"] * (one is found.plan.chosen)
+        table.add_row(one.name, _gigabytes(one.device), most, _gigabytes(one.host), time, ", ".join(state))
     console.print(table)
     work = f"{found.seconds:g} s of speech, {found.clips} clips, {found.steps} steps, {found.dtype} on {found.device}"
     console.print(f"{work}: {found.operations / 1e12:,.1f} TFLOP in the denoiser; {found.speed}")

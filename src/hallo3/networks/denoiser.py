@@ -1,6 +1,6 @@
 """The denoising network of Hallo3."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -19,6 +19,7 @@ from .attention import CrossAttention
 from .blocks import Hallo3Block
 from .conditions import Condition, DenoiserConditions
 from .embeddings import RotaryPositions, TokenEmbedding, start_at_zero, unpatchify, video_rows
+from .layers import at_hand
 from .projections import FaceProjection, FaceTimeProjection, SpeechProjection, SpeechTimeProjection
 from .variants import DEFAULT_IDENTITY, DEFAULT_SPEECH, IDENTITY_CONDITIONINGS, check_conditioning
 
@@ -145,10 +146,22 @@ class Hallo3Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdap
 
         Zero windows, the dropped speech of guidance, go through the projection like any others.
         """
-        projected = self.speech_projection(windows)
+        return self.spread_speech(self.speech_projection(windows))
+
+    @apply_forward_hook
+    def spread_speech(self, projected: Tensor) -> Condition:
+        """The rest of `prepare_speech`, from what `speech_projection` gave; its weights are not needed any more."""
         if self.speech_is_added:
             return projected
-        return [block.speech_key_value(projected) for block in self._blocks]
+        return self._by_layer(lambda block, tokens: block.speech_key_value(tokens), [projected] * len(self._blocks))
+
+    def _by_layer(self, make: Callable[[Hallo3Block, Tensor], Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+        """What each layer makes of its input, outside a forward."""
+        made = []
+        for block, given in zip(self._blocks, inputs, strict=True):
+            with at_hand(block):
+                made.append(make(block, given))
+        return made
 
     @apply_forward_hook
     def prepare_face(self, embedding: Tensor) -> Condition:
@@ -156,7 +169,7 @@ class Hallo3Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdap
         projected = self._project_face(embedding)
         if self.identity.face == "norm":
             return projected
-        return [block.face_key_value(projected) for block in self._blocks]
+        return self._by_layer(lambda block, tokens: block.face_key_value(tokens), [projected] * len(self._blocks))
 
     @apply_forward_hook
     def prepare_reference(self, features: Sequence[Tensor]) -> list[Tensor]:
@@ -164,8 +177,7 @@ class Hallo3Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdap
 
         Raises ValueError for a network that takes none, and for another number of features.
         """
-        pairs = zip(self._blocks, self._checked(features), strict=True)
-        return [block.reference_key_value(feature) for block, feature in pairs]
+        return self._by_layer(lambda block, feature: block.reference_key_value(feature), self._checked(features))
 
     def conditions(
         self, *, speech: Tensor | None = None, face: Tensor | None = None, reference: Sequence[Tensor] | None = None

@@ -4,7 +4,8 @@ from collections.abc import Callable, Hashable
 from typing import Any
 from weakref import ref
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
 class KeptResult:
@@ -28,6 +29,9 @@ class KeptResult:
         return self._result
 
 
-def _state(parameter: nn.Parameter) -> Hashable:
+def _state(parameter: Tensor) -> Hashable:
+    if is_traceable_wrapper_subclass(parameter):  # a quantised weight is made of others
+        names, _ = parameter.__tensor_flatten__()
+        return tuple(_state(getattr(parameter, name)) for name in names)
     version = 0 if parameter.is_inference() else parameter._version  # inference tensors have none, and can't be trained
     return parameter.data_ptr(), parameter.dtype, version

@@ -4,11 +4,12 @@ Estimates are formulas over a bundle's sizes. With `b` bytes a number, `w` the n
 video and reference together, and `H × W` pixels:
 
 - weights: numbers in the files × b.
-- kept for a clip: keys and values, of every layer, of the reference (each one that the guidance branches see, beside
-  its features), of the face, and of the speech with and without sound.
+- kept for a clip: keys and values, of every layer, of the reference (each one that the guidance branches see; its
+  features wait on the host), of the face, and of the speech with and without sound.
 - a forward of the denoiser: `FORWARD` · S·w·b. In its attention live the video, its input, the fused queries, keys and
   values (3), two of them rotated (2), the three sequences joined (3) and the output; the MLP takes a little less. The
   reference network has the tokens of text and portrait alone.
+- 8-bit weights: a byte a number, of what is quantised (`quantized.py`); a forward takes what it takes without.
 - decoding: `DECODE` · f·H·W·c·b, for the f frames of the first piece (9 of 49); c is half the VAE's second width, which
   enters its last block at full size. Encoding the same way, of portrait and motion frames.
 - time: operations (`operations.py`) at `EFFICIENCY` of the speed of a large product of matrices, and what goes over the
@@ -18,21 +19,22 @@ Tests compare them with what lives at once in real runs.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..bundles.sizes import LAYERS, PROJECTION, BundleSizes
+from ..bundles.sizes import LAYERS, PROJECTION, TEXT_LAYERS, BundleSizes
 from ..sampling.guidance import GuidanceScales, branches
 
 FORWARD = {2: 11.2, 4: 10.4}  # sequences that live at once, by bytes a number; rotation is in float32 always
 REFERENCE = 12.1
-DECODE, ENCODE = 13.0, 9.8  # maps that live at once
-DECODE_IN_PLANES, ENCODE_IN_PLANES = 43.8, 20.1  # the same on a CPU (`networks/planar.py`)
+DECODE, ENCODE = 11.1, 9.8  # maps that live at once
+DECODE_IN_PLANES, ENCODE_IN_PLANES = 35.6, 20.1  # the same on a CPU (`networks/planar.py`)
 EFFICIENCY = 0.6  # share of the speed of a large product of matrices that a whole network reaches
 LIBRARIES = {"cpu": 0.7e9, "cuda": 2.5e9}  # bytes of host memory that the program itself takes
 CONTEXT = {"cpu": 0.0, "cuda": 0.8e9}  # bytes of device memory of libraries, and gaps between allocations
 LINK = 20e9  # bytes a second between host and GPU: PCIe 4.0 × 16, less what is lost
-OFFERED = ("resident", "staged")  # what `animate` has
+STRATEGIES = ("resident", "staged", "streamed")  # fastest first
+DECODINGS = ("whole", "tiled")
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,29 @@ class Workload:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One strategy: bytes of device memory in each stage, bytes of host memory, seconds (None where unknown).
+    """One way to animate: bytes of device memory in each stage, bytes of host memory, seconds (None where unknown).
 
-    offered: `animate` has this strategy. On a CPU device and host memory are one, and both figures are the whole.
+    weights: `full`, or in one byte (`quantized.py`). decoding: `whole`, or `tiled`. On a CPU device and host memory are
+    one, and both figures are the whole.
     """
 
     strategy: str
     stages: Mapping[str, float]
     host: float
     seconds: float | None
-    offered: bool = True
+    weights: str = "full"
+    decoding: str = "whole"
+
+    @property
+    def exact(self) -> bool:
+        """Results are those of `resident`."""
+        return (self.weights, self.decoding) == ("full", "whole")
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        extra = [f"{self.weights} weights"] * (self.weights != "full") + ["tiled decoding"] * (self.decoding != "whole")
+        return ", ".join([self.strategy, *extra])
 
     @property
     def device(self) -> float:
@@ -73,12 +88,12 @@ class Estimate:
 class Sizes:
     """A bundle's sizes in bytes, for one workload. The formulas are those of this module's description.
 
-    stored: bytes a number of the layers, of the reference network and of the text encoder, where they are quantised.
+    weights, decoding: see `Estimate`.
     """
 
-    def __init__(self, bundle: BundleSizes, work: Workload, stored: int | None = None) -> None:
+    def __init__(self, bundle: BundleSizes, work: Workload, weights: str = "full", decoding: str = "whole") -> None:
         self.bundle, self.work, self.b = bundle, work, work.itemsize
-        self.stored = stored or self.b
+        self.quantised, self.tiled = weights, decoding == "tiled"
         k, settings = bundle.denoiser, bundle.settings
         self.layers = k.get("num_layers", 42)
         self.width = k.get("num_attention_heads", 48) * k.get("attention_head_dim", 64)
@@ -91,13 +106,23 @@ class Sizes:
     def weights(self, part: str) -> float:
         """Of a part of the bundle; 0 where it has none."""
         count = self.bundle.parameters.get(part, 0)
-        if part in (LAYERS, "reference_network", "text_encoder"):
-            return count * self.stored
-        return count * self.b - (self.b - self.stored) * self.bundle.parameters[LAYERS] * (part == "transformer")
+        return count * self.b - (self.b - 1) * (0 if self.quantised == "full" else self._in_a_byte(part))
+
+    def _in_a_byte(self, part: str) -> float:
+        """Numbers of a part that quantisation stores in one byte."""
+        count, found = self.bundle.parameters, 0.0
+        if part in ("transformer", LAYERS):
+            modulations = 12 * self.width * (self.bundle.denoiser.get("time_embed_dim", 512) + 1)
+            found = count.get(LAYERS, 0) - self.layers * modulations
+        elif part == "reference_network":  # the last of its layers is only a norm
+            found = 12 * self.width**2 * (self.layers - 1)
+        elif part in ("text_encoder", TEXT_LAYERS):
+            found = count.get(TEXT_LAYERS, 0)
+        return max(0.0, min(found, count.get(part, 0)))
 
     def always(self) -> float:
-        """Weights that every strategy keeps on the device: VAE and speech encoder; and what libraries take."""
-        return self.weights("vae") + self.weights("speech_encoder") + CONTEXT[self.work.device]
+        """What every strategy keeps on the device: the speech encoder, and what libraries take."""
+        return self.weights("speech_encoder") + CONTEXT[self.work.device]
 
     def features(self) -> float:
         """Of the reference network, kept for the whole video."""
@@ -106,11 +131,11 @@ class Sizes:
         return len(self.seen) * self.layers * self.tokens * self.width * self.b
 
     def kept(self) -> float:
-        """Features, and the keys and values of reference, face and speech of a clip."""
+        """The keys and values of reference, face and speech of a clip; on a CPU the reference's features too."""
         k = self.bundle.denoiser
         heard = 2 * self.frames * k.get("speech_tokens", 32) * (k.get("speech_conditioning", "cross") != "norm")
         known = k.get("face_tokens", 4) * (k.get("identity_conditioning", "both") in ("face", "both"))
-        return 3 * self.features() + self.layers * 2 * self.width * (heard + known) * self.b
+        return (2 + self.on_cpu) * self.features() + self.layers * 2 * self.width * (heard + known) * self.b
 
     @property
     def on_cpu(self) -> bool:
@@ -131,7 +156,13 @@ class Sizes:
     def decoding(self) -> float:
         """The first piece of a clip through the VAE's decoder."""
         held = DECODE_IN_PLANES if self.on_cpu else DECODE
-        return held * self._maps(4 * (min(self.frames, 2 + self.frames % 2) - 1) + 1)
+        whole = held * self._maps(4 * (min(self.frames, 2 + self.frames % 2) - 1) + 1)
+        if not self.tiled:
+            return whole
+        tile = (self.bundle.vae.get("sample_height", 480) // 2) * (self.bundle.vae.get("sample_width", 720) // 2)
+        clip = 3 * self.bundle.settings["num_frames"] * self.pixels
+        # The frames of all tiles, which overlap, those put together, and these in float32.
+        return min(whole, whole * tile / self.pixels) + clip * (3 * self.b + 8)
 
     def encoding(self) -> float:
         """Portrait and motion frames through the VAE's encoder."""
@@ -141,7 +172,7 @@ class Sizes:
 
 def resident(sizes: Sizes) -> dict[str, float]:
     """Everything stays on the device."""
-    parts = ("transformer", "reference_network", "text_encoder")
+    parts = ("transformer", "reference_network", "text_encoder", "vae")
     held = sizes.always() + sum(map(sizes.weights, parts))
     return {
         "reference": held + sizes.features() + max(sizes.referring(), sizes.encoding()),
@@ -151,33 +182,39 @@ def resident(sizes: Sizes) -> dict[str, float]:
 
 
 def staged(sizes: Sizes) -> dict[str, float]:
-    """Text encoder and reference network come, work and are freed; the denoiser makes room for the VAE.
+    """Text encoder and reference network come, work and are freed; projection, denoiser and VAE make room.
 
-    On a CPU the denoiser stays where it is.
+    On a CPU these stay where they are.
     """
-    held, denoiser = sizes.always(), sizes.weights("transformer")
-    beside = denoiser if sizes.on_cpu else 0.0
-    in_loop = denoiser if sizes.on_cpu else denoiser - sizes.weights(PROJECTION)
+    held, projection = sizes.always(), sizes.weights(PROJECTION)
+    loop, vae = sizes.weights("transformer") - projection, sizes.weights("vae")
+    if sizes.on_cpu:
+        held, projection, loop, vae = held + projection + loop + vae, 0.0, 0.0, 0.0
     return {
         "text": held + sizes.weights("text_encoder"),
+        "portrait": held + vae + sizes.encoding(),
         "reference": held + sizes.weights("reference_network") + sizes.features() + sizes.referring(),
-        "speech": held + denoiser + sizes.kept(),
-        "denoising": held + in_loop + sizes.kept() + sizes.denoising(),
-        "decoding": held + beside + sizes.kept() + max(sizes.decoding(), sizes.encoding()),
+        "speech": held + sizes.kept() + projection,
+        "denoising": held + sizes.kept() + loop + sizes.denoising(),
+        "decoding": held + sizes.kept() + vae + max(sizes.decoding(), sizes.encoding()),
     }
 
 
 def streamed(sizes: Sizes) -> dict[str, float]:
-    """Layers come to the GPU while the one before computes; conditions are made anew in every step."""
-    held, features = sizes.always(), sizes.features()
-    layer = sizes.weights(LAYERS) / sizes.layers
-    fixed = sizes.weights("transformer") - sizes.weights(LAYERS)
-    return {
-        "text": held + sizes.weights("text_encoder") / 8,
-        "reference": held + features + 2 * layer + sizes.referring(),
-        "denoising": held + features + fixed + 2 * layer + sizes.denoising(),
-        "decoding": held + features + max(sizes.decoding(), sizes.encoding()),
-    }
+    """As staged, with two layers of a network on the device: one that computes, one that comes.
+
+    On a CPU every layer stays where it is.
+    """
+    stages = staged(sizes)
+    if sizes.on_cpu:
+        return stages
+    text, layer = sizes.weights(TEXT_LAYERS), sizes.weights(LAYERS) / sizes.layers
+    stages["text"] -= text - min(text, 2 * text / max(sizes.bundle.text_layers, 1))
+    # The reference network's layers are the denoiser's without face and speech attention.
+    reference = sizes.weights("reference_network")
+    stages["reference"] -= reference * max(0.0, 1 - 2 / sizes.layers)
+    stages["denoising"] -= sizes.weights(LAYERS) - min(sizes.weights(LAYERS), 2 * layer)
+    return stages
 
 
 def host_memory(sizes: Sizes, strategy: str) -> float:
@@ -200,16 +237,31 @@ class Speed:
     source: str
 
 
+def ways(weights: str = "auto", decoding: str = "auto") -> list[tuple[str, str, str]]:
+    """Strategy, weights and decoding of what is considered: exact ones, fastest first; then approximate ones.
+
+    weights, decoding: `auto`, or what is asked for.
+    """
+    first = "full" if weights == "auto" else weights, "whole" if decoding == "auto" else decoding
+    found = [(strategy, *first) for strategy in STRATEGIES]
+    if weights == "auto":
+        found += [("staged", "int8", first[1]), ("streamed", "int8", first[1])]
+    if decoding == "auto":
+        found += [("streamed", kind, "tiled") for kind in dict.fromkeys((first[0], found[-1][1]))]
+    return found
+
+
 def seconds_of(sizes: Sizes, strategy: str, speed: Speed) -> float:
     """Time of the whole video, without loading."""
     work, each = sizes.work, EFFICIENCY * speed.per_second
     clips = clips_of(sizes.bundle, work.seconds)
     forwards = work.steps * work.branches
     step, a_clip = speed.step / each, speed.decoding / each
-    if strategy == "streamed":
-        step = max(step, sizes.weights(LAYERS) / LINK)
-    elif strategy != "resident" and not sizes.on_cpu:
-        a_clip += sizes.weights("transformer") / LINK
+    if strategy != "resident" and not sizes.on_cpu:
+        streams = strategy == "streamed"
+        if streams:
+            step = max(step, sizes.weights(LAYERS) / LINK)
+        a_clip += (sizes.weights("transformer") - streams * sizes.weights(LAYERS)) / LINK
     return clips * (forwards * step + a_clip)
 
 
@@ -221,24 +273,24 @@ def clips_of(bundle: BundleSizes, seconds: float) -> int:
     return num_clips(math.ceil(seconds * settings["fps"]), settings["num_frames"], settings["motion_frames"])
 
 
-def estimates(bundle: BundleSizes, work: Workload, speed: Speed | None = None) -> list[Estimate]:
-    """Every strategy that the device allows, fastest first."""
+def estimates(
+    bundle: BundleSizes, work: Workload, speed: Speed | None = None, considered: Sequence[tuple[str, str, str]] = ()
+) -> list[Estimate]:
+    """What each way (`ways`; all by default) takes, in the order of preference."""
     found = []
-    ways = {"resident": resident, "staged": staged, "8-bit": staged, "streamed": streamed}
-    for name, stages_of in ways.items():
-        if work.device == "cpu" and name in ("streamed", "8-bit"):
-            continue
-        sizes = Sizes(bundle, work, stored=1 if name == "8-bit" else None)
-        stages = stages_of(sizes)
+    for strategy, weights, decoding in considered or ways():
+        sizes = Sizes(bundle, work, weights, decoding)
+        stages = {"resident": resident, "staged": staged, "streamed": streamed}[strategy](sizes)
         if sizes.on_cpu:
             stages = {stage: count + LIBRARIES["cpu"] for stage, count in stages.items()}
         found.append(
             Estimate(
-                strategy=name,
+                strategy=strategy,
                 stages=stages,
-                host=max(stages.values()) if sizes.on_cpu else host_memory(sizes, name),
-                seconds=None if speed is None else seconds_of(sizes, name, speed),
-                offered=name in OFFERED,
+                host=max(stages.values()) if sizes.on_cpu else host_memory(sizes, strategy),
+                seconds=None if speed is None else seconds_of(sizes, strategy, speed),
+                weights=weights,
+                decoding=decoding,
             )
         )
     return found

@@ -1,4 +1,7 @@
-"""How an animation will run, before anything is loaded: strategies estimated, the fastest that fits chosen."""
+"""How an animation will run, before anything is loaded: ways estimated, the fastest exact one that fits chosen.
+
+Where nothing exact fits, an approximate one is, and the result says so.
+"""
 
 import math
 from collections.abc import Sequence
@@ -11,19 +14,37 @@ from ..bundles.sizes import BundleSizes, bundle_sizes
 from ..errors import UserError
 from ..sampling.guidance import GuidanceScales
 from .devices import choose_device, choose_dtype, free_host_memory, free_memory
-from .estimates import OFFERED, Estimate, Speed, Workload, clips_of, estimates
+from .estimates import DECODINGS, STRATEGIES, Estimate, Speed, Workload, clips_of, estimates, ways
 from .operations import Grid, count_decoding, count_denoiser, measured_speed
+from .quantized import MISSING, WEIGHTS, available, check_weights
 
 ASSUMED_SPEED = 150e12  # operations a second, bfloat16, of a GPU that is not here
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was found: every strategy, fastest first; the one to take (None: nothing fits), and why."""
+    """What was found: every way, the preferred one first; the one to take (None: nothing fits), and why."""
 
     estimates: Sequence[Estimate]
-    chosen: str | None
+    chosen: Estimate | None
     reason: str
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for: `auto`, or one of `STRATEGIES`, of `WEIGHTS` and of `DECODINGS`."""
+
+    strategy: str = "auto"
+    weights: str = "auto"
+    decoding: str = "auto"
+
+    def check(self) -> None:
+        """Raises UserError for a name that there is not."""
+        for option, known in (("strategy", STRATEGIES), ("weights", WEIGHTS), ("decoding", DECODINGS)):
+            if getattr(self, option) not in ("auto", *known):
+                raise UserError(
+                    f"--{option} {getattr(self, option)}: there is no such {option}; use auto, {', '.join(known)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -56,6 +77,7 @@ def plan(
     dtype: str = "auto",
     gpu_memory: float | None = None,
     host_memory: float | None = None,
+    wanted: Wanted = Wanted(),
 ) -> Planned:
     """Plans an animation of `seconds` of speech.
 
@@ -64,6 +86,7 @@ def plan(
 
     Raises UserError for an unknown or damaged bundle.
     """
+    wanted.check()
     sizes = bundle_sizes(bundle)
     here = choose_device("auto")
     device = here if gpu_memory is None else torch.device("cuda")
@@ -71,18 +94,18 @@ def plan(
     number_format = choose_dtype(dtype, device)
     work = workload(sizes, seconds, steps, number_format, device)
     speed = _speed(sizes, here, number_format, elsewhere)
-    available = free_memory(device) if gpu_memory is None else gpu_memory
+    device_memory = free_memory(device) if gpu_memory is None else gpu_memory
     if host_memory is None:
         host_memory = float("inf") if elsewhere else free_host_memory()
     if device.type == "cpu":
-        available = host_memory
-    found = estimates(sizes, work, speed)
+        device_memory = host_memory
+    found = estimates(sizes, work, speed, ways(wanted.weights, wanted.decoding))
     forwards = clips_of(sizes, seconds) * work.steps * work.branches
     return Planned(
         bundle=bundle,
         device=device.type,
         dtype=str(number_format).removeprefix("torch."),
-        device_memory=available,
+        device_memory=device_memory,
         host_memory=host_memory,
         seconds=seconds,
         steps=work.steps,
@@ -90,21 +113,23 @@ def plan(
         operations=forwards * speed.step,
         speed=speed.source,
         notices=() if sizes.downloaded else (f"{bundle} is not on this machine: get it with `hallo3 download hallo3`",),
-        plan=choose(found, available, host_memory, f"bundle {bundle}"),
+        plan=choose(found, device_memory, host_memory, f"bundle {bundle}", wanted.strategy, elsewhere or available()),
     )
 
 
-def choose_for(folder: Path, device: torch.device, number_format: torch.dtype, strategy: str, what: str) -> str:
-    """The strategy by which a bundle's folder is loaded on a device of this machine.
+def choose_for(folder: Path, device: torch.device, number_format: torch.dtype, wanted: Wanted, what: str) -> Estimate:
+    """The way in which a bundle's folder is loaded on a device of this machine.
 
-    strategy: `auto`, or one to take. Raises UserError, before anything is loaded, when there is no such strategy or the
-    memory that is free does not suffice.
+    Raises UserError, before anything is loaded, for something that there is not, and when the memory that is free does
+    not suffice.
     """
-    if strategy not in ("auto", *OFFERED):
-        raise UserError(f"--strategy {strategy}: there is no such strategy; use auto, {', '.join(OFFERED)}")
+    wanted.check()
+    if wanted.weights != "auto":
+        check_weights(wanted.weights, device, number_format)
     sizes = bundle_sizes(folder)
-    found = estimates(sizes, workload(sizes, 1.0, None, number_format, device))
-    plan = choose(found, free_memory(device), free_host_memory(), what, strategy)
+    considered = ways(wanted.weights, wanted.decoding)
+    found = estimates(sizes, workload(sizes, 1.0, None, number_format, device), considered=considered)
+    plan = choose(found, free_memory(device), free_host_memory(), what, wanted.strategy, available())
     if plan.chosen is None:
         raise UserError(plan.reason)
     return plan.chosen
@@ -136,20 +161,28 @@ def _speed(sizes: BundleSizes, here: torch.device, number_format: torch.dtype, e
 
 
 def choose(
-    found: Sequence[Estimate], device_memory: float, host_memory: float, what: str, strategy: str = "auto"
+    found: Sequence[Estimate],
+    device_memory: float,
+    host_memory: float,
+    what: str,
+    strategy: str = "auto",
+    can_quantise: bool = True,
 ) -> Plan:
-    """The fastest strategy that fits into so many bytes, or the one asked for if it does.
+    """The first way that fits into so many bytes, of the strategy asked for if one is.
 
-    What can't be offered is passed over. Where nothing fits, the plan has no choice, and the reason says what to do.
+    Where nothing fits, the plan has no choice, and the reason says what to do.
     """
     passed: list[str] = []
     for one in found:
         if strategy not in ("auto", one.strategy):
             continue
         obstacle = _obstacle(one, device_memory, host_memory)
+        if not obstacle and one.weights != "full" and not can_quantise:
+            obstacle = f"needs {MISSING}"
         if not obstacle:
-            return Plan(found, one.strategy, "; ".join([f"{one.strategy} fits", *passed]))
-        passed.append(f"{one.strategy} {obstacle}")
+            fits = f"{one.name} fits" + ("" if one.exact else " (approximate)")
+            return Plan(found, one, "; ".join([fits, *passed]))
+        passed.append(f"{one.name} {obstacle}")
     memory = f"{device_memory / 1e9:.1f} GB of memory"
     if device_memory != host_memory and not math.isinf(host_memory):
         memory = f"{device_memory / 1e9:.1f} GB of device and {host_memory / 1e9:.1f} GB of host memory"
@@ -158,8 +191,6 @@ def choose(
 
 
 def _obstacle(one: Estimate, device_memory: float, host_memory: float) -> str:
-    if not one.offered:
-        return "is not offered yet"
     if one.device > device_memory:
         return f"needs {one.device / 1e9:.1f} GB of device memory"
     return f"needs {one.host / 1e9:.1f} GB of host memory" if one.host > host_memory else ""

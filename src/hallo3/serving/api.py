@@ -28,7 +28,7 @@ from .worker import Worker
 
 SECONDS_BETWEEN_LOOKS = 0.2
 _log = logging.getLogger(__name__)
-_FORM = {"max_files": 2, "max_fields": 8, "max_part_size": 65_536}
+_FORM: Any = {"max_files": 2, "max_fields": 8, "max_part_size": 65_536}
 
 
 class JobView(BaseModel):
