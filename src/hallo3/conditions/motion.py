@@ -22,7 +22,7 @@ MASK_RATE = 0.1
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:
     """A picture (H, W, 3) uint8 → (1, 3, H, W) float32 in [-1, 1]. `to_frames` is its exact inverse."""
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 127.5 - 1.0
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1.0
 
 
 def to_frames(video: Tensor) -> NDArray[np.uint8]:

@@ -125,8 +125,8 @@ def train_encoders(recipe: Recipe) -> None:
     torch.set_num_threads(recipe.processes)
     parts, seed, threads = recipe.work / "parts", recipe.seed, recipe.processes
     recorded = recordings(recipe.recordings) if recipe.recordings else ()
-    write_speech(recipe.work / "speech", recipe.speeches, "train", recorded)
-    encoders.speech(recipe.work / "speech", parts, steps=recipe.encoder_steps, seed=seed, threads=threads)
+    write_speech(recipe.work / "spoken", recipe.speeches, "train", recorded)
+    encoders.speech(recipe.work / "spoken", parts, steps=recipe.encoder_steps, seed=seed, threads=threads)
     encoders.text(parts, count=recipe.captions, steps=recipe.encoder_steps, seed=seed, threads=threads)
     encoders.draw(recipe.work / "faces", people=recipe.people)
     for train in (encoders.locator, encoders.face):
@@ -224,7 +224,7 @@ def write_bundle(recipe: Recipe) -> None:
         "motion_mask": recipe.speech.motion_mask,
         "text_length": TEXT_LENGTH,
         "num_inference_steps": 1,
-        "speech_scale": 3.0,
+        "speech_scale": 2.5,
         "text_scale": 1.0,
     }
     save_components(recipe.work / "bundle", components, config, max_shard_size="8MB", dtype=torch.bfloat16)
