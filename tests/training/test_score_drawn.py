@@ -139,7 +139,7 @@ def test_a_mouth_of_one_width(read) -> None:
 
 def test_somebody_else(read) -> None:
     scores, distance = read(drawn(2).frames)
-    assert distance > 0.9, "neither the person nor the other one"
+    assert distance > 0.5, "the person scores below 0.15, see above"
     assert "sync" in failed(scores)
 
 
