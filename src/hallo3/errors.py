@@ -1,6 +1,7 @@
 """Errors that are the user's to mend: one line that says what, where and what to do."""
 
 import errno
+import logging
 import os
 import traceback
 
@@ -44,3 +45,12 @@ def _disk_is_full(error: BaseException) -> bool:
 def _memory_ran_out(error: BaseException) -> bool:
     text = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+_CHATTY = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
+
+
+def hush_libraries() -> None:
+    """Silences what torchao, where it is installed, makes others say at each start: nothing that a user can mend."""
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)

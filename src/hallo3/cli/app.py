@@ -1,13 +1,12 @@
 """The `hallo3` application: its commands, and the one place where errors become one line and an exit code."""
 
-import logging
 import os
 import sys
 from collections.abc import Sequence
 
 import typer
 
-from ..errors import UserError, in_one_line, show_bug, users_to_mend
+from ..errors import UserError, hush_libraries, in_one_line, show_bug, users_to_mend
 from ..version import __version__
 from . import (
     ablate,
@@ -70,17 +69,12 @@ def _report(message: str) -> None:
     print(f"hallo3: error: {' '.join(message.split())}", file=sys.stderr)
 
 
-CHATTY = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
-"""What torchao, where it is installed, makes others say at each start: nothing that the user can mend."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 1 failed check or a bug, 2 the user's to mend, 130 stopped.
 
     arguments: the words after `hallo3`; those of the process by default.
     """
-    for name in CHATTY:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    hush_libraries()
     try:
         result = app(args=list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
         code = result if isinstance(result, int) else 0

@@ -19,6 +19,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from hallo3.errors import hush_libraries
+
 
 def rank() -> int:
     """Number of this process, 0 alone."""
@@ -170,6 +172,7 @@ def _start(
 ) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
+    hush_libraries()
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=number, world_size=count)
     try:
         function(*arguments)
