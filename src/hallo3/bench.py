@@ -83,22 +83,21 @@ class Bench:
 def bench(
     bundle: str = "embedded",
     *,
-    device: str = "auto",
-    dtype: str = "auto",
-    strategy: str = "auto",
     steps: int | None = None,
     repeats: int = 3,
     report: Callable[[int, int], None] = lambda done, whole: None,
+    **how: str,
 ) -> Bench:
     """Animates the package's sample portrait without a face search, `repeats` times after one to warm up.
 
-    report: called with (runs done, runs in all). Raises UserError when the bundle can't be loaded here.
+    report: called with (runs done, runs in all). how: device, dtype, strategy, weights, decoding, see `animation.load`.
+    Raises UserError when the bundle can't be loaded here.
     """
     from .animation import load
     from .sampling.guidance import branches
 
     began = time.perf_counter()
-    pipeline = load(bundle, device=device, dtype=dtype, strategy=strategy)
+    pipeline = load(bundle, **how)
     times: dict[str, list[float]] = {"loading": [time.perf_counter() - began]}
     steps = steps or pipeline.config.num_inference_steps
     for run in range(repeats + 1):

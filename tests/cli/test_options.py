@@ -15,13 +15,14 @@ ANIMATE = """
 
 
 BATCH = """
-    --bundle --certificate --crf --device --dtype --i-have-the-rights --json --no-credentials --no-face --no-watermark
-    --out --overwrite --private-key --quiet --seed --separate-vocals --steps --strategy --vocal-separator
+    --bundle --certificate --crf --decoding --device --dtype --i-have-the-rights --json --no-credentials
+    --no-face --no-watermark --out --overwrite --private-key --quiet --seed --separate-vocals --steps --strategy
+    --vocal-separator --weights
 """
 
 SERVE = """
-    --bundle --certificate --data --device --dtype --host --keep --max-seconds --max-stored --max-upload --port
-    --private-key --queue --rate --strategy --token
+    --bundle --certificate --data --decoding --device --dtype --host --keep --max-seconds --max-stored
+    --max-upload --port --private-key --queue --rate --strategy --token --weights
 """
 
 

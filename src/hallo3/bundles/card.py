@@ -60,7 +60,7 @@ text become a video in which that person says it.
 
 - Frames of {k["sample_width"]}×{k["sample_height"]} pixels, {k["fps"]} a second
 - Clips of {k["num_frames"]} frames that share {k["motion_frames"]}
-- {k["num_inference_steps"]} sampling steps
+- Sampling steps: {k["num_inference_steps"]}
 - Guidance: speech {k["speech_scale"]:g}, text {k["text_scale"]:g}, reference {k["reference_scale"]:g}
 """
 

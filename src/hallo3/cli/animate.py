@@ -11,8 +11,27 @@ from typing import Annotated
 import typer
 
 from ..errors import UserError
-
-INPUT, LOOK, FACE, RUN, MARKS = "What to animate", "How it looks", "Which face", "How it runs", "Rights and marks"
+from .options import (
+    FACE,
+    INPUT,
+    LOOK,
+    RUN,
+    Bundle,
+    Certificate,
+    Decoding,
+    Device,
+    Dtype,
+    Events,
+    NoCredentials,
+    NoWatermark,
+    PrivateKey,
+    Quiet,
+    Rights,
+    SeparateVocals,
+    Strategy,
+    VocalSeparator,
+    Weights,
+)
 
 
 def command(
@@ -32,22 +51,9 @@ def command(
             show_default=False,
         ),
     ] = None,
-    bundle: Annotated[
-        str,
-        typer.Option(help="Model: `embedded`, a folder, or a name that `hallo3 bundles` lists.", rich_help_panel=INPUT),
-    ] = "embedded",
-    separate_vocals: Annotated[
-        bool, typer.Option("--separate-vocals", help="First take music and noise away.", rich_help_panel=INPUT)
-    ] = False,
-    vocal_separator: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="KIM_VOCAL_2.onnx",
-            help="The network for --separate-vocals. [default: the bundle's]",
-            rich_help_panel=INPUT,
-            show_default=False,
-        ),
-    ] = None,
+    bundle: Bundle = "embedded",
+    separate_vocals: SeparateVocals = False,
+    vocal_separator: VocalSeparator = None,
     seed: Annotated[int, typer.Option(help="Same seed, same machine: same frames.", rich_help_panel=LOOK)] = 0,
     steps: Annotated[
         int | None,
@@ -90,74 +96,24 @@ def command(
         bool,
         typer.Option("--no-face", help="Animate without knowing who it is: a zero identity.", rich_help_panel=FACE),
     ] = False,
-    rights: Annotated[
-        bool,
-        typer.Option(
-            "--i-have-the-rights",
-            help="State that you have the right to the likeness and the voice; asked once otherwise.",
-            rich_help_panel=MARKS,
-        ),
-    ] = False,
-    no_watermark: Annotated[
-        bool,
-        typer.Option("--no-watermark", help="No invisible watermark; the tags record it.", rich_help_panel=MARKS),
-    ] = False,
-    no_credentials: Annotated[
-        bool,
-        typer.Option("--no-credentials", help="No C2PA credentials; the tags record it.", rich_help_panel=MARKS),
-    ] = False,
-    certificate: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PEM",
-            help="Certificates to sign the credentials with. [default: one made on this machine]",
-            envvar="HALLO3_CERTIFICATE",
-            rich_help_panel=MARKS,
-            show_default=False,
-        ),
-    ] = None,
-    private_key: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PEM",
-            help="The certificate's private key.",
-            envvar="HALLO3_PRIVATE_KEY",
-            rich_help_panel=MARKS,
-            show_default=False,
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=RUN)] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=RUN)] = "auto",
-    strategy: Annotated[
-        str,
-        typer.Option(
-            help="auto, resident, staged or streamed: what is in memory when; `hallo3 plan` shows.", rich_help_panel=RUN
-        ),
-    ] = "auto",
-    weights: Annotated[
-        str,
-        typer.Option(
-            help="auto, full, int8, fp8, fp8-compute (activations too; Ada and Hopper GPUs). 8 bits are approximate: "
-            "auto takes them only where nothing exact fits.",
-            rich_help_panel=RUN,
-        ),
-    ] = "auto",
-    decoding: Annotated[
-        str,
-        typer.Option(help="auto, whole or tiled: tiles take less memory and are approximate.", rich_help_panel=RUN),
-    ] = "auto",
+    rights: Rights = False,
+    no_watermark: NoWatermark = False,
+    no_credentials: NoCredentials = False,
+    certificate: Certificate = None,
+    private_key: PrivateKey = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    strategy: Strategy = "auto",
+    weights: Weights = "auto",
+    decoding: Decoding = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run.", rich_help_panel=RUN)
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace OUTPUT, and forget an interrupted run.", rich_help_panel=RUN)
     ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print nothing but errors.", rich_help_panel=RUN)
-    ] = False,
-    json_events: Annotated[
-        bool, typer.Option("--json", help="One JSON event a line, for programs.", rich_help_panel=RUN)
-    ] = False,
+    quiet: Quiet = False,
+    json_events: Events = False,
 ) -> None:
     """Make PORTRAIT say SPEECH.
 

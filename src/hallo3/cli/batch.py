@@ -9,7 +9,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
-from .animate import FACE, INPUT, LOOK, MARKS, RUN, require_rights
+from .animate import require_rights
+from .options import (
+    FACE,
+    LOOK,
+    RUN,
+    Bundle,
+    Certificate,
+    Decoding,
+    Device,
+    Dtype,
+    Events,
+    NoCredentials,
+    NoWatermark,
+    PrivateKey,
+    Quiet,
+    Rights,
+    SeparateVocals,
+    Strategy,
+    VocalSeparator,
+    Weights,
+)
 from .progress import clock
 
 if TYPE_CHECKING:
@@ -23,22 +43,9 @@ def command(
     out: Annotated[
         Path, typer.Option("--out", metavar="FOLDER", help="Where the videos go; made if need be.", show_default=False)
     ],
-    bundle: Annotated[
-        str,
-        typer.Option(help="Model: `embedded`, a folder, or a name that `hallo3 bundles` lists.", rich_help_panel=INPUT),
-    ] = "embedded",
-    separate_vocals: Annotated[
-        bool, typer.Option("--separate-vocals", help="First take music and noise away.", rich_help_panel=INPUT)
-    ] = False,
-    vocal_separator: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="KIM_VOCAL_2.onnx",
-            help="The network for --separate-vocals. [default: the bundle's]",
-            rich_help_panel=INPUT,
-            show_default=False,
-        ),
-    ] = None,
+    bundle: Bundle = "embedded",
+    separate_vocals: SeparateVocals = False,
+    vocal_separator: VocalSeparator = None,
     seed: Annotated[int, typer.Option(help="For rows that name none.", rich_help_panel=LOOK)] = 0,
     steps: Annotated[
         int | None, typer.Option(help="For rows that name none. [default: the bundle's]", rich_help_panel=LOOK)
@@ -48,59 +55,21 @@ def command(
         bool,
         typer.Option("--no-face", help="For rows that say nothing of it: without identity.", rich_help_panel=FACE),
     ] = False,
-    rights: Annotated[
-        bool,
-        typer.Option(
-            "--i-have-the-rights",
-            help="State that you have the right to the likenesses and the voices; asked once otherwise.",
-            rich_help_panel=MARKS,
-        ),
-    ] = False,
-    no_watermark: Annotated[
-        bool,
-        typer.Option("--no-watermark", help="No invisible watermark; the tags record it.", rich_help_panel=MARKS),
-    ] = False,
-    no_credentials: Annotated[
-        bool,
-        typer.Option("--no-credentials", help="No C2PA credentials; the tags record it.", rich_help_panel=MARKS),
-    ] = False,
-    certificate: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PEM",
-            help="Certificates to sign the credentials with. [default: one made on this machine]",
-            envvar="HALLO3_CERTIFICATE",
-            rich_help_panel=MARKS,
-            show_default=False,
-        ),
-    ] = None,
-    private_key: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PEM",
-            help="The certificate's private key.",
-            envvar="HALLO3_PRIVATE_KEY",
-            rich_help_panel=MARKS,
-            show_default=False,
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=RUN)] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=RUN)] = "auto",
-    strategy: Annotated[
-        str,
-        typer.Option(
-            help="auto, resident or staged: what is in memory when; `hallo3 plan` shows.", rich_help_panel=RUN
-        ),
-    ] = "auto",
+    rights: Rights = False,
+    no_watermark: NoWatermark = False,
+    no_credentials: NoCredentials = False,
+    certificate: Certificate = None,
+    private_key: PrivateKey = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    strategy: Strategy = "auto",
+    weights: Weights = "auto",
+    decoding: Decoding = "auto",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Make anew what is there already.", rich_help_panel=RUN)
     ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print nothing but errors.", rich_help_panel=RUN)
-    ] = False,
-    json_events: Annotated[
-        bool, typer.Option("--json", help="One JSON event a line, for programs.", rich_help_panel=RUN)
-    ] = False,
+    quiet: Quiet = False,
+    json_events: Events = False,
 ) -> None:
     """Make a video for every row of FILE, with one model.
 
@@ -138,7 +107,9 @@ def command(
         outcomes = run_batch(
             rows,
             out,
-            load=lambda: load(bundle, device=device, dtype=dtype, strategy=strategy),
+            load=lambda: load(
+                bundle, device=device, dtype=dtype, strategy=strategy, weights=weights, decoding=decoding
+            ),
             common=common,
             failed=failed,
             overwrite=overwrite,

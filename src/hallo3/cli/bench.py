@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
+from .options import Decoding, Device, Dtype, Strategy, Weights
 
 if TYPE_CHECKING:
     from ..bench import Bench
@@ -19,9 +20,11 @@ BAR = 40  # characters
 
 def command(
     bundle: Annotated[str, typer.Argument(help="Model: `embedded`, a folder, or a name.")] = "embedded",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    strategy: Annotated[str, typer.Option(help="Of memory, as `animate` takes it.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    strategy: Strategy = "auto",
+    weights: Weights = "auto",
+    decoding: Decoding = "auto",
     steps: Annotated[
         int | None, typer.Option(min=1, help="Sampling steps. [default: the bundle's]", show_default=False)
     ] = None,
@@ -41,7 +44,8 @@ def command(
         if find_spec("matplotlib") is None:
             raise UserError("--plot: needs matplotlib; pip install matplotlib, or leave the option out")
         ensure_writable(plot, ".png", ".svg", ".pdf")
-    found = bench(bundle, device=device, dtype=dtype, strategy=strategy, steps=steps, repeats=repeats, report=_progress)
+    how = {"device": device, "dtype": dtype, "strategy": strategy, "weights": weights, "decoding": decoding}
+    found = bench(bundle, steps=steps, repeats=repeats, report=_progress, **how)
     if plot is not None:
         _draw(found, plot)
     if as_json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError
-from .animate import INPUT, MARKS, RUN
+from .options import Bundle, Certificate, Decoding, Device, Dtype, PrivateKey, Strategy, Weights
 
 if TYPE_CHECKING:
     from ..serving.jobs import Limits
@@ -41,10 +41,7 @@ def command(
             show_default=False,
         ),
     ] = None,
-    bundle: Annotated[
-        str,
-        typer.Option(help="Model: `embedded`, a folder, or a name that `hallo3 bundles` lists.", rich_help_panel=INPUT),
-    ] = "embedded",
+    bundle: Bundle = "embedded",
     queue: Annotated[int, typer.Option(min=1, help="Jobs that may wait.", rich_help_panel=LIMITS)] = 16,
     max_upload: Annotated[
         float, typer.Option(min=0.001, help="MB of a portrait or a recording.", rich_help_panel=LIMITS)
@@ -57,34 +54,13 @@ def command(
     ] = 10,
     rate: Annotated[int, typer.Option(min=1, help="Jobs a minute of one client.", rich_help_panel=LIMITS)] = 30,
     keep: Annotated[float, typer.Option(min=0.001, help="Hours that results are kept.", rich_help_panel=LIMITS)] = 24,
-    certificate: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PEM",
-            help="Certificates to sign the credentials with. [default: one made on this machine]",
-            envvar="HALLO3_CERTIFICATE",
-            rich_help_panel=MARKS,
-            show_default=False,
-        ),
-    ] = None,
-    private_key: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PEM",
-            help="The certificate's private key.",
-            envvar="HALLO3_PRIVATE_KEY",
-            rich_help_panel=MARKS,
-            show_default=False,
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=RUN)] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=RUN)] = "auto",
-    strategy: Annotated[
-        str,
-        typer.Option(
-            help="auto, resident or staged: what is in memory when; `hallo3 plan` shows.", rich_help_panel=RUN
-        ),
-    ] = "auto",
+    certificate: Certificate = None,
+    private_key: PrivateKey = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    strategy: Strategy = "auto",
+    weights: Weights = "auto",
+    decoding: Decoding = "auto",
 ) -> None:
     """Take jobs over HTTP and make them one after the other, with one loaded model.
 
@@ -113,7 +89,7 @@ def command(
         keep_seconds=keep * 3600,
     )
     common = {"bundle": bundle, "certificate": certificate, "private_key": private_key}
-    how = {"device": device, "dtype": dtype, "strategy": strategy}
+    how = {"device": device, "dtype": dtype, "strategy": strategy, "weights": weights, "decoding": decoding}
     _serve(data or home() / "serve", limits, common, how, host, port, token)
 
 
