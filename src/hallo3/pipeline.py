@@ -29,7 +29,7 @@ from .media.watermark import BITS, Watermark
 from .networks.conditions import Condition, DenoiserConditions
 from .networks.denoiser import Hallo3Transformer3DModel
 from .networks.kept import KeptResult
-from .networks.planar import use_planes
+from .networks.lean_vae import make_lean
 from .networks.reference import ReferenceNetwork
 from .runtime.strategies import Resident, Strategy
 from .sampling.guidance import GuidanceScales, branches, combine
@@ -206,8 +206,7 @@ class Hallo3Pipeline(DiffusionPipeline):
         from .bundles.layout import load_pipeline
 
         pipeline = load_pipeline(cls, pretrained_model_name_or_path, **options)
-        # The same results: convolutions three times faster on a CPU, a third less memory everywhere.
-        use_planes(pipeline.vae, convolutions=not torch.cuda.is_available())
+        make_lean(pipeline.vae)
         return pipeline
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:

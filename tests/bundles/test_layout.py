@@ -35,6 +35,14 @@ def test_parts_come_back_as_they_were_saved(bundle, components):
     assert loaded["feature_extractor"].sampling_rate == 16000
 
 
+def test_a_bundle_does_not_tell_where_its_parts_came_from(bundle, tmp_path):
+    copy = tmp_path / "copy"
+    save_components(copy, load_components(bundle, LOADED))
+    configs = [path.read_text() for path in copy.rglob("*.json")]
+    assert len(configs) > len(LOADED)
+    assert not any(str(bundle) in config or "_name_or_path" in config for config in configs)
+
+
 def test_weights_are_in_shards_no_larger_than_asked_for(bundle):
     shards = sorted((bundle / "transformer").glob("*.safetensors"))
     assert len(shards) > 2

@@ -16,7 +16,7 @@ from hallo3.cli.app import main
 from hallo3.conditions.motion import decode_video, encode_video, in_tiles
 from hallo3.errors import UserError
 from hallo3.networks import Hallo3Transformer3DModel, ReferenceNetwork
-from hallo3.networks.planar import use_planes
+from hallo3.networks.lean_vae import make_lean
 from hallo3.runtime.estimates import STRATEGIES, Estimate, Sizes, Workload, estimates, ways
 from hallo3.runtime.plan import choose
 from hallo3.sampling.guidance import GuidanceScales
@@ -94,9 +94,9 @@ def test_the_reference_network() -> None:
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @torch.no_grad()
 def test_the_vae(device: str) -> None:
-    """Here on the CPU either way; on a GPU convolutions over time are not cut into planes."""
+    """Here on the CPU either way; on a GPU convolutions are diffusers' own."""
     vae = AutoencoderKLCogVideoX.from_config(SMALL_VAE).eval()
-    use_planes(vae, convolutions=device == "cpu")
+    make_lean(vae, convolutions=device == "cpu")
     sizes = small(device)
     decoded = peak_of(lambda: [len(piece) for piece in decode_video(vae, torch.randn(1, 5, 16, 12, 16))])
     assert sizes.decoding() == pytest.approx(decoded, rel=0.15)
@@ -106,7 +106,7 @@ def test_the_vae(device: str) -> None:
 
 @torch.no_grad()
 def test_decoding_in_tiles() -> None:
-    vae = use_planes(AutoencoderKLCogVideoX.from_config(SMALL_VAE).eval())
+    vae = make_lean(AutoencoderKLCogVideoX.from_config(SMALL_VAE).eval())
     with in_tiles(vae):
         tiled = peak_of(lambda: [len(piece) for piece in decode_video(vae, torch.randn(1, 5, 16, 12, 16))])
     assert tiled < small("cpu").decoding() / 2

@@ -5,7 +5,7 @@ from diffusers import AutoencoderKLCogVideoX
 
 from hallo3.bundles.layout import load_components
 from hallo3.errors import UserError
-from hallo3.networks.planar import use_planes
+from hallo3.networks.lean_vae import make_lean
 from hallo3.studio.dataset import Material, write_dataset
 from hallo3.training.config import VaeTraining
 from hallo3.training.loop import LoopSettings, StepRandom
@@ -29,20 +29,23 @@ def vae():
 
 
 @pytest.mark.parametrize("convolutions", [True, False])
-@torch.no_grad()
-def test_planes_compute_what_volumes_do(convolutions):
+def test_the_lean_vae_computes_what_the_plain_one_does(convolutions):
     torch.manual_seed(0)
-    plain = AutoencoderKLCogVideoX(**EMBEDDED_VAE | {"block_out_channels": (8, 8, 8, 8)}).eval()
-    planar = AutoencoderKLCogVideoX(**EMBEDDED_VAE | {"block_out_channels": (8, 8, 8, 8)}).eval()
-    planar.load_state_dict(plain.state_dict())
-    use_planes(planar, convolutions)
-    assert plain.state_dict().keys() == planar.state_dict().keys()
-    for frames in (1, 3, 9):
-        video = torch.randn(1, 3, frames, 16, 24)
-        torch.testing.assert_close(planar.encoder(video)[0], plain.encoder(video)[0], rtol=1e-4, atol=1e-4)
-    # Latent frames 0–2, then two at a time with the cache of those before.
-    latents = torch.randn(1, 16, 7, 2, 3)
-    torch.testing.assert_close(planar.decode(latents).sample, plain.decode(latents).sample, rtol=1e-4, atol=1e-4)
+    plain = AutoencoderKLCogVideoX(**EMBEDDED_VAE | {"block_out_channels": (8, 8, 16, 16)}).eval()
+    lean = AutoencoderKLCogVideoX(**EMBEDDED_VAE | {"block_out_channels": (8, 8, 16, 16)}).eval()
+    lean.load_state_dict(plain.state_dict())
+    make_lean(lean, convolutions)
+    assert plain.state_dict().keys() == lean.state_dict().keys()
+    video, latents = torch.randn(2, 3, 9, 16, 24), torch.randn(2, 16, 7, 2, 3)
+    with torch.no_grad():
+        for frames in (1, 3, 9):
+            torch.testing.assert_close(lean.encoder(video[:, :, :frames])[0], plain.encoder(video[:, :, :frames])[0])
+        # Latent frames 0–2, then two at a time with the cache of those before.
+        torch.testing.assert_close(lean.decode(latents).sample, plain.decode(latents).sample, rtol=1e-4, atol=1e-5)
+    for vae in (plain, lean):
+        (vae.encoder(video)[0].square().mean() + vae.decoder(latents[:, :, :3])[0].square().mean()).backward()
+    for (name, ours), theirs in zip(lean.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5, msg=name)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ safetensors. A bundle may be partial (only some parts were converted); its index
 """
 
 import inspect
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,17 @@ import torch
 
 from ..errors import UserError
 from .index import PUBLISHED_CONFIG, Index, extend_index, missing_parts, read_index, write_index
-from .parts import PARTS, Part, check_part, class_pair, part_class, read_header, weight_files, write_transformers_config
+from .parts import (
+    PARTS,
+    Part,
+    check_part,
+    class_pair,
+    part_class,
+    read_header,
+    read_json,
+    weight_files,
+    write_transformers_config,
+)
 from .places import resolve
 from .shards import FORMAT_NAMES, Stored, write_shards
 from .staging import staged_folder
@@ -214,6 +225,7 @@ def save_components(
         for name, component in given.items():
             (stage / name).mkdir()
             save_part(stage / name, PARTS[name], component, max_shard_size, dtype)
+        _forget_origins(stage)
         extend_index(folder, stage, parts, config, notes)
 
 
@@ -231,6 +243,14 @@ def save_part(folder: Path, part: Part, component: Any, max_shard_size: str | in
     else:
         write_transformers_config(folder, component, dtype or min(kinds, key=str))
     write_shards(folder, part.weights, tensors, dtype, max_shard_size)
+
+
+def _forget_origins(folder: Path) -> None:
+    """Takes out of configurations where a part was read from: a folder of the person who makes the bundle."""
+    for path in folder.rglob("config.json"):
+        config = read_json(path)
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def save_pipeline(pipeline: Any, folder: str | Path, *, max_shard_size: str | int = "5GB") -> None:

@@ -28,7 +28,7 @@ from ..sampling.guidance import GuidanceScales, branches
 FORWARD = {2: 11.2, 4: 10.4}  # sequences that live at once, by bytes a number; rotation is in float32 always
 REFERENCE = 12.1
 DECODE, ENCODE = 11.1, 9.8  # maps that live at once
-DECODE_IN_PLANES, ENCODE_IN_PLANES = 35.6, 20.1  # the same on a CPU (`networks/planar.py`)
+DECODE_ON_CPU, ENCODE_ON_CPU = 12.8, 11.0  # the same with convolutions by oneDNN (`networks/lean_vae.py`)
 EFFICIENCY = 0.6  # share of the speed of a large product of matrices that a whole network reaches
 LIBRARIES = {"cpu": 0.7e9, "cuda": 2.5e9}  # bytes of host memory that the program itself takes
 CONTEXT = {"cpu": 0.0, "cuda": 0.8e9}  # bytes of device memory of libraries, and gaps between allocations
@@ -155,18 +155,18 @@ class Sizes:
 
     def decoding(self) -> float:
         """The first piece of a clip through the VAE's decoder."""
-        held = DECODE_IN_PLANES if self.on_cpu else DECODE
+        held = DECODE_ON_CPU if self.on_cpu else DECODE
         whole = held * self._maps(4 * (min(self.frames, 2 + self.frames % 2) - 1) + 1)
         if not self.tiled:
             return whole
         tile = (self.bundle.vae.get("sample_height", 480) // 2) * (self.bundle.vae.get("sample_width", 720) // 2)
         clip = 3 * self.bundle.settings["num_frames"] * self.pixels
-        # The frames of all tiles, which overlap, those put together, and these in float32.
-        return min(whole, whole * tile / self.pixels) + clip * (3 * self.b + 8)
+        # The last tile beside the frames of all others, which overlap; or these, put together, and that in float32.
+        return max(min(whole, whole * tile / self.pixels) + 1.7 * clip * self.b, clip * (3 * self.b + 8))
 
     def encoding(self) -> float:
         """Portrait and motion frames through the VAE's encoder."""
-        held = ENCODE_IN_PLANES if self.on_cpu else ENCODE
+        held = ENCODE_ON_CPU if self.on_cpu else ENCODE
         return held * self._maps(1 + self.bundle.settings["motion_frames"])
 
 

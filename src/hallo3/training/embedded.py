@@ -15,7 +15,7 @@ import typer
 from torch import Tensor
 
 from hallo3.errors import UserError
-from hallo3.networks.planar import use_planes
+from hallo3.networks.lean_vae import make_lean
 from hallo3.training.checkpoints import checkpoints, load_average
 from hallo3.training.data import Photographs, open_samples
 from hallo3.training.loop import Loop, LoopSettings, StepRandom
@@ -155,7 +155,7 @@ def train_the_decoder(recipe: Recipe) -> None:
 
     samples = open_samples(recipe.work / "data")
     photographs = Photographs(recipe.portraits, *CANVAS) if recipe.portraits else None
-    vae: Any = use_planes(AutoencoderKLCogVideoX.from_pretrained(recipe.work / "vae"))
+    vae: Any = make_lean(AutoencoderKLCogVideoX.from_pretrained(recipe.work / "vae"))
     vae.encoder.requires_grad_(False)
     steps = recipe.decoder_loop.steps
     draw = vae_batches(samples, photographs, steps)
@@ -179,7 +179,7 @@ def load_parts(recipe: Recipe) -> dict[str, Any]:
     parts, tuned = recipe.work / "parts", recipe.work / "decoder"
     vae = tuned if (tuned / "config.json").exists() else recipe.work / "vae"
     loaded = {
-        "vae": use_planes(AutoencoderKLCogVideoX.from_pretrained(vae)).eval(),
+        "vae": make_lean(AutoencoderKLCogVideoX.from_pretrained(vae)).eval(),
         "text_encoder": T5EncoderModel.from_pretrained(parts / "text_encoder").eval(),
         "tokenizer": AutoTokenizer.from_pretrained(parts / "tokenizer"),
         "speech_encoder": Wav2Vec2Model.from_pretrained(parts / "speech_encoder").eval(),
@@ -203,7 +203,7 @@ def train_phase(recipe: Recipe, name: str, until: int | None = None) -> None:
     networks = make_networks(recipe.shared, recipe.conditions, recipe.seed)
     if name != "warmup":
         load_average(networks, work / "warmup")
-    vae = use_planes(AutoencoderKLCogVideoX.from_pretrained(work / "vae")).eval()
+    vae = AutoencoderKLCogVideoX.from_pretrained(work / "vae").eval()
     run_phase(networks, vae, open_samples(work / "data"), work / "prepared", phase, work / name, say, until)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hallo3.errors import UserError
-from hallo3.networks.planar import use_planes
+from hallo3.networks.lean_vae import make_lean
 from hallo3.sampling.scheduler import Hallo3DPMScheduler
 from hallo3.studio.dataset import check_settings
 from hallo3.training.checkpoints import load_average
@@ -157,7 +157,7 @@ def prepare_samples(
     check_settings(folder / "prepared.json", made_with)
     parts["face_encoder"] = getattr(parts["face_encoder"], "encoder", parts["face_encoder"])
     missing = [s for s in share(samples) if not (folder / f"{s.folder.name}.npz").exists()]
-    use_planes(parts["vae"])
+    make_lean(parts["vae"])
     for number, sample in enumerate(missing):
         write_prepared(sample, folder, parts, clip_frames, text_length, seed)
         if (number + 1) % EVERY == 0 or number + 1 == len(missing):
@@ -224,6 +224,7 @@ def step_function(
     networks: nn.ModuleDict, vae: Any, samples: list[Prepared], phase: Phase
 ) -> Callable[[int, StepRandom], tuple[Tensor, dict[str, float]]]:
     """The loss of a step's batch, as the loop wants it."""
+    make_lean(vae)
     scheduler = Hallo3DPMScheduler()
     device = next(networks.parameters()).device
     precision = getattr(torch, getattr(phase, "precision", "float32"))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from hallo3.networks.planar import use_planes
+from hallo3.networks.lean_vae import make_lean
 from hallo3.training.checkpoints import load_average
 from hallo3.training.loop import Log, Loop, LoopSettings, StepRandom
 
@@ -73,7 +73,7 @@ def make_vae(config: dict[str, Any] | None = None, seed: int = 0) -> Any:
         channels = vae.config.latent_channels
         out.weight[channels:] = 0
         out.bias[channels:] = 0
-    return use_planes(vae)
+    return make_lean(vae)
 
 
 def vae_loss(vae: Any, batch: Batch, settings: VaeSettings, random: StepRandom) -> tuple[Tensor, dict[str, float]]:

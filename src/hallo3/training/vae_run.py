@@ -58,10 +58,10 @@ def train_vae_file(training: VaeTraining, log: Log = print, until: int | None = 
 def _start(training: VaeTraining, samples: list[Sample], photographs: Photographs | None) -> Any:
     """A bundle's VAE, or a new one that begins with principal components."""
     from hallo3.bundles.layout import load_components
-    from hallo3.networks.planar import use_planes
+    from hallo3.networks.lean_vae import make_lean
 
     if training.start is not None:
-        return use_planes(load_components(training.start, ["vae"])["vae"])
+        return make_lean(load_components(training.start, ["vae"])["vae"])
     try:
         vae = make_vae(EMBEDDED_VAE | training.sizes, training.seed)
     except (TypeError, ValueError) as error:
