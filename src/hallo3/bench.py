@@ -1,11 +1,9 @@
 """Where the time of an animation goes on this machine, stage by stage: `hallo3 bench`."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -189,22 +187,11 @@ def _wait(pipeline: "Hallo3Pipeline") -> None:
 def _machine(pipeline: "Hallo3Pipeline") -> dict[str, Any]:
     import torch
 
+    from .runtime.devices import device_name
+
     device = pipeline._execution_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     dtype = str(pipeline.transformer.dtype).removeprefix("torch.")
-    return {"device": device.type, "dtype": dtype, "processor": name, "threads": torch.get_num_threads()}
-
-
-def _processor() -> str:
-    import platform
-
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} processors"
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return {"device": device.type, "dtype": dtype, "processor": device_name(device), "threads": torch.get_num_threads()}
 
 
 def _operations(pipeline: "Hallo3Pipeline") -> int:

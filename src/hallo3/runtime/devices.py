@@ -1,6 +1,8 @@
 """Which device and which number format a run uses, and whether its memory suffices."""
 
 import os
+import platform
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -38,6 +40,17 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
             "--dtype float16: processors compute it a hundred times slower than float32; use float32 or auto"
         )
     return DTYPES[name]
+
+
+def device_name(device: torch.device) -> str:
+    """What a person calls it: the GPU's name, or the processor's with how many there are."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} processors"
+    return platform.processor() or platform.machine()
 
 
 def free_memory(device: torch.device) -> int:
