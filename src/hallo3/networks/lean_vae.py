@@ -16,6 +16,7 @@ from diffusers.models.autoencoders.autoencoder_kl_cogvideox import (
     CogVideoXSafeConv3d,
     CogVideoXSpatialNorm3D,
 )
+from diffusers.models.downsampling import CogVideoXDownsample3D
 from torch import Tensor, nn
 
 
@@ -56,6 +57,19 @@ class LeanSpatialNorm3D(CogVideoXSpatialNorm3D):
         first, rest = slice(0, 1), slice(1, None)  # the first frame stands for itself alone
         pieces = [_weigh(normed[:, :, part], scale[:, :, part], shift[:, :, part]) for part in (first, rest)]
         return torch.cat(pieces, 2) if torch.is_grad_enabled() else normed, {}
+
+
+class LeanDownsample3D(CogVideoXDownsample3D):
+    """The encoder's step to half the size; pairs of frames are averaged where they lie."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, T, H, W)` → `(B, C', t, H/2, W/2)`; t is half of T, where time is compressed."""
+        if self.compress_time and x.shape[2] > 1:
+            odd = x.shape[2] % 2  # then the first frame stands for itself alone
+            halves = torch.lerp(x[:, :, odd::2], x[:, :, odd + 1 :: 2], 0.5)
+            x = torch.cat([x[:, :, :odd], halves], 2) if odd else halves
+        frames = F.pad(x, (0, 1, 0, 1)).transpose(1, 2)
+        return self.conv(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).transpose(1, 2)
 
 
 class LeanSiLU(nn.SiLU):
@@ -103,6 +117,8 @@ def make_lean(vae: nn.Module, convolutions: bool | None = None) -> nn.Module:
             module.nonlinearity.__class__ = LeanSiLU
         elif convolutions and type(module) is CogVideoXCausalConv3d and module.pad_mode != "replicate":
             module.__class__ = LeanCausalConv3d
+        elif convolutions and type(module) is CogVideoXDownsample3D:
+            module.__class__ = LeanDownsample3D
         elif convolutions and type(module) is CogVideoXSafeConv3d and module.kernel_size == (1, 1, 1):
             module.__class__ = LeanPointConv3d
     return vae
