@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
-from .media.files import ensure_writable
+from .media.files import behind_link, ensure_writable
 from .media.images import read_image
 from .media.sound import Speech, heard_from_blocks, read_speech
 
@@ -102,6 +102,7 @@ def animate(
     """
     started = time.monotonic()
     if stream is None:
+        request = dataclasses.replace(request, output=behind_link(request.output))
         check_request(request)
     else:
         request = unsigned(request)
@@ -126,6 +127,9 @@ def animate(
 def check_request(request: AnimationRequest) -> None:
     """Raises UserError for whatever is wrong with the request itself, before anything is read or loaded."""
     ensure_writable(request.output)
+    for what, path in (("portrait", request.portrait), ("speech", request.speech)):
+        if request.output.exists() and path.exists() and request.output.samefile(path):
+            raise UserError(f"{request.output}: is the {what}, too, which would be lost; choose another output")
     if request.output.exists() and not (request.overwrite or request.resume):
         raise UserError(f"{request.output}: exists already; choose another name, or --overwrite")
     if request.resume and request.overwrite:
@@ -162,6 +166,7 @@ def check_settings(request: AnimationRequest) -> None:
 
 def begun(output: Path) -> bool:
     """Whether a run was interrupted that was to make this file: `resume` then goes on with it."""
+    output = behind_link(output)
     return output.with_name(output.name + ".part.state").exists()
 
 

@@ -42,12 +42,15 @@ def require_file(path: str | os.PathLike[str], what: str) -> Path:
 def ensure_writable(path: str | os.PathLike[str], *kinds: str) -> Path:
     """The path of a result that can be written: one of `kinds` (`.mp4` by default), in a folder that takes new files.
 
-    Whether an existing file may be replaced is the caller's decision.
+    A symbolic link is followed, as it says where its owner wants the file. Whether an existing file may be replaced is
+    the caller's decision.
     Raises UserError otherwise.
     """
-    path = Path(path)
+    path = behind_link(Path(path))
     if path.is_dir():
         raise UserError(f"{path}: the output is a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: the output is a device or a pipe; name a plain file, or send the video down -o -")
     kinds = kinds or (".mp4",)
     if path.suffix.lower() not in kinds:
         raise UserError(f"{path}: the output must end in {' or '.join(kinds)}; nothing else is written here")
@@ -62,8 +65,18 @@ def ensure_writable(path: str | os.PathLike[str], *kinds: str) -> Path:
         os.close(descriptor)
         os.unlink(trial)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({_reason(error)}); choose another place for the output") from None
+        raise _no_place(path, error) from None
     return path
+
+
+def behind_link(path: Path) -> Path:
+    """What a symbolic link leads to, there or not; any other path as it is. Raises UserError for what can't be one."""
+    try:
+        return path.resolve() if path.is_symlink() else path
+    except RuntimeError:
+        raise UserError(f"{path}: a symbolic link that leads to itself; choose another place for the output") from None
+    except (OSError, ValueError) as error:
+        raise _no_place(path, error) from None
 
 
 def safe_name(text: str) -> str:
@@ -112,6 +125,10 @@ def sync_folder(folder: Path) -> None:
         pass  # Some network folders cannot; the rename itself has been done.
     finally:
         os.close(descriptor)
+
+
+def _no_place(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: cannot be written ({_reason(error)}); choose another place for the output")
 
 
 def _reason(error: Exception) -> str:
