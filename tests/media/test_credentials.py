@@ -1,6 +1,7 @@
 """Content credentials: signed aside, read back, broken by a change; whose certificate, and what is refused."""
 
 import stat
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,24 @@ def test_a_broken_local_file_is_named(own_home: Path) -> None:
     (own_home / LOCAL_FILE).write_text("nonsense")
     with pytest.raises(UserError, match="delete it"):
         find_signer()
+
+
+def test_a_local_certificate_of_another_time_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock was wrong when it was made, or is now."""
+
+    class Earlier(datetime):
+        @classmethod
+        def now(cls, tz=None):  # type: ignore[no-untyped-def]
+            return cls(1980, 1, 1, tzinfo=tz)
+
+    with monkeypatch.context() as then:
+        then.setattr(credentials, "datetime", Earlier)
+        old = find_signer()
+    new = find_signer()
+    assert old.certificates != new.certificates and find_signer() == new
+    try_signer(new)
+    monkeypatch.setattr(credentials, "datetime", Earlier)
+    assert find_signer().certificates not in (old.certificates, new.certificates)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,18 +72,35 @@ def find_signer(certificate: Path | None = None, key: Path | None = None) -> Sig
     if certificate is not None and key is not None:
         chain = require_file(certificate, "certificate").read_bytes()
         return _checked(chain, require_file(key, "private key").read_bytes(), str(certificate), local=False)
-    path = settings_folder() / LOCAL_FILE
-    if not path.exists():
+    return _local_signer(settings_folder() / LOCAL_FILE)
+
+
+def _local_signer(path: Path) -> Signer:
+    """The signer in this file; made when there is none, or when it is of another time, as after a jump of the clock."""
+    if path.exists() and _holds_now(require_file(path, "signing certificate").read_bytes()) is not False:
+        data = path.read_bytes()
+    else:
+        data = _make_local()
         try:
-            keep(path, _make_local())
+            keep(path, data)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise UserError(
                 f"{path}: the signing certificate cannot be kept ({reason}); set HALLO3_HOME to a folder of yours, or "
                 "leave credentials out with --no-credentials"
             ) from None
-    data = require_file(path, "signing certificate").read_bytes()
     return _checked(data, data, f"{path} (delete it, and another is made)", local=True)
+
+
+def _holds_now(chain: bytes) -> bool | None:
+    """Whether the first certificate is valid today; None where there is none that can be read."""
+    from cryptography import x509
+
+    try:
+        own = x509.load_pem_x509_certificates(chain)[0]
+    except (ValueError, IndexError):
+        return None
+    return own.not_valid_before_utc <= datetime.now(UTC) <= own.not_valid_after_utc
 
 
 def sign(source: Path, target: Path, record: Mapping[str, Any], signer: Signer) -> None:
@@ -210,8 +227,11 @@ def _checked(chain: bytes, key: bytes, place: str, *, local: bool) -> Signer:
     own = certificates[0]
     if own.public_key() != private.public_key():
         raise UserError(f"{place}: the private key is of another certificate; give the two that belong together")
-    if not own.not_valid_before_utc <= datetime.now(UTC) <= own.not_valid_after_utc:
-        raise UserError(f"{place}: the certificate is valid only until {own.not_valid_after_utc:%Y-%m-%d}; renew it")
+    if not _holds_now(chain):
+        first, last = own.not_valid_before_utc, own.not_valid_after_utc
+        raise UserError(
+            f"{place}: the certificate is valid from {first:%Y-%m-%d} to {last:%Y-%m-%d}; renew it, or set the clock"
+        )
     pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     return Signer(
         _algorithm(private, place),
