@@ -24,11 +24,12 @@ from hallo3.training.ablation import (
     phase_of,
     read_ablation,
     runs,
+    train_all,
 )
 from hallo3.training.ablation_measures import FRONT, Measured, Task, tasks
 from hallo3.training.ablation_report import Answer, Results, answers, tables, write_report
 from hallo3.training.loop import LoopSettings
-from hallo3.training.phases import Phase
+from hallo3.training.phases import Phase, choose_parameters
 from hallo3.training.score_drawn import COMPARED
 
 SETTINGS = {
@@ -50,7 +51,9 @@ SETTINGS = {
 
 
 def ablation(out: Path, **changes) -> Ablation:
-    phase = Phase(trains=(r"^denoiser\.",), speech=True, clip_frames=17, loop=LoopSettings(steps=3))
+    phase = Phase(
+        trains=(r"^denoiser\.", r"^reference_network\."), speech=True, clip_frames=17, loop=LoopSettings(steps=3)
+    )
     values = {"out": out, "phase": phase, "guidance": {"speech": (1.0, 4.0), "reference": (1.0, 2.0)}, "cases": 12}
     return Ablation(**(values | changes))
 
@@ -69,7 +72,17 @@ def test_nine_variants_and_each_is_what_it_says(tmp_path) -> None:
         assert networks["denoiser"].config.identity_conditioning == variant.identity
         assert networks["denoiser"].config.num_layers == 1
         assert ("reference_network" in networks) == (variant.identity in ("reference", "both"))
-        assert phase_of(small, run).motion_frames == variant.motion_frames and phase_of(small, run).loop.seed == 1
+        phase = phase_of(small, run, networks)
+        assert phase.motion_frames == variant.motion_frames and phase.loop.seed == 1
+        assert choose_parameters(networks, phase) == sum(p.numel() for p in networks.parameters())
+
+
+def test_what_no_variant_has_is_a_mistake(tmp_path) -> None:
+    small = ablation(tmp_path)
+    wrong = small.model_copy(update={"phase": small.phase.model_copy(update={"trains": ("denoser",)})})
+    with pytest.raises(UserError, match="'denoser' names no parameter"):
+        train_all(wrong)
+    assert not any(tmp_path.iterdir())
 
 
 def measured(level: dict[str, float], seed: int, faces: float = 0.0) -> Measured:

@@ -128,6 +128,16 @@ def test_two_trainings_do_not_write_to_one_folder(tmp_path):
     loop.run()
 
 
+def _mistake(text):
+    if rank() == 1:
+        raise UserError(text)
+
+
+def test_a_mistake_that_one_process_finds_is_one_line_of_all():
+    with pytest.raises(UserError, match=r"^data: too short; make more$"):
+        run_processes(2, _mistake, "data: too short; make more")
+
+
 def _wait(folder):
     (folder / f"child-{os.getpid()}").touch()
     time.sleep(60)

@@ -4,6 +4,7 @@ Every variant starts from new weights, learns from the same clips for as many st
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ from hallo3.training.config import read_settings, validated
 from hallo3.training.data import open_samples
 from hallo3.training.loop import Log
 from hallo3.training.parallel import run_processes, say
-from hallo3.training.phases import Phase
+from hallo3.training.phases import Phase, choose_parameters
 from hallo3.training.run import in_bundle, prepare_samples, run_phase
 from hallo3.training.starting import CONDITIONS, SHARED, TEXT_LENGTH, make_networks
 
@@ -163,7 +164,9 @@ def train_all(ablation: Ablation, log: Log = print) -> None:
     """Draws the data and trains every variant; goes on where it was interrupted."""
     from hallo3.studio.dataset import Material, write_dataset
 
-    config = bundle_config(ablation)
+    config, published = bundle_config(ablation), Run(PUBLISHED, ablation.seeds[0])
+    # It has all that any variant has: what names nothing in it is a mistake.
+    choose_parameters(networks_of(ablation, published), ablation.phase)
     material = Material.find(ablation.recordings, ablation.portraits)
     write_dataset(
         ablation.out / "data", ablation.clips, 0, split="train", frames=ablation.frames,
@@ -203,10 +206,13 @@ def networks_of(ablation: Ablation, run: Run) -> nn.ModuleDict:
     return make_networks(shared, conditions, run.seed)
 
 
-def phase_of(ablation: Ablation, run: Run) -> Phase:
-    """The phase of a run: all that there is trains, for the run's motion frames and seed."""
+def phase_of(ablation: Ablation, run: Run, networks: nn.Module) -> Phase:
+    """The phase of a run: what there is of all that trains, for the run's motion frames and seed."""
+    names = [name for name, _ in networks.named_parameters()]
+    trains = tuple(one for one in ablation.phase.trains if any(re.search(one, name) for name in names))
     loop = ablation.phase.loop.model_copy(update={"seed": run.seed})
-    return ablation.phase.model_copy(update={"motion_frames": run.variant.motion_frames, "loop": loop})
+    changed = {"trains": trains, "motion_frames": run.variant.motion_frames, "loop": loop}
+    return ablation.phase.model_copy(update=changed)
 
 
 def _drawn(log: Log, there: int, count: int) -> None:
@@ -226,8 +232,8 @@ def _train(ablation: Ablation, run: Run) -> None:
     from hallo3.bundles.layout import load_components
 
     vae, samples = load_components(ablation.bundle, ("vae",))["vae"], open_samples(ablation.out / "data")
-    prepared, out = ablation.out / "prepared", folder(ablation, run)
-    run_phase(networks_of(ablation, run), vae, samples, prepared, phase_of(ablation, run), out, say)
+    prepared, out, networks = ablation.out / "prepared", folder(ablation, run), networks_of(ablation, run)
+    run_phase(networks, vae, samples, prepared, phase_of(ablation, run, networks), out, say)
 
 
 def _write_bundle(ablation: Ablation, run: Run) -> None:

@@ -5,10 +5,11 @@ Stages, each resumable: `data` (drawn and photographed clips), `encoders` (speec
 make lies in folders of the same names below DIR.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import torch
 import typer
@@ -253,14 +254,19 @@ def main(
 ) -> None:
     """Trains the embedded bundle; goes on where it was interrupted."""
     if stage != "all" and stage not in STAGES:
-        raise SystemExit(f"{stage}: no such stage; choose all or one of {', '.join(STAGES)}")
+        _stop(f"{stage}: no such stage; choose all or one of {', '.join(STAGES)}")
     recipe = Recipe(work, portraits, recordings, processes=processes, seed=seed)
     for name in STAGES if stage == "all" else (stage,):
         say(f"stage {name}")
         try:
             STAGES[name](recipe)
         except UserError as error:
-            raise SystemExit(str(error)) from error
+            _stop(str(error))
+
+
+def _stop(message: str) -> NoReturn:
+    print(f"hallo3: error: {message}", file=sys.stderr)
+    raise typer.Exit(2)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from hallo3.errors import hush_libraries
+from hallo3.errors import UserError, hush_libraries
 
 
 def rank() -> int:
@@ -157,14 +158,23 @@ def launched() -> Iterator[None]:
 
 
 def run_processes(count: int, function: Callable[..., None], *arguments: Any) -> None:
-    """Runs `function(*arguments)` in `count` single-threaded processes of one group; in this process if it is one."""
+    """Runs `function(*arguments)` in `count` single-threaded processes of one group; in this process if it is one.
+
+    A UserError of one of them is raised here.
+    """
     if count == 1:
         function(*arguments)
         return
     with tempfile.TemporaryDirectory() as folder:
         meeting = Path(folder) / "meeting"
         given = (count, str(meeting), os.getpid(), function, arguments)
-        torch.multiprocessing.spawn(_start, given, nprocs=count, daemon=True)
+        try:
+            torch.multiprocessing.spawn(_start, given, nprocs=count, daemon=True)
+        except (ProcessRaisedException, ProcessExitedException):
+            told = sorted(Path(folder).glob("mistake*"))
+            if told:
+                raise UserError(told[0].read_text(encoding="utf-8")) from None
+            raise
 
 
 def _start(
@@ -176,6 +186,9 @@ def _start(
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=number, world_size=count)
     try:
         function(*arguments)
+    except UserError as error:
+        Path(meeting).with_name(f"mistake{number}").write_text(str(error), encoding="utf-8")
+        raise
     finally:
         dist.destroy_process_group()
 
