@@ -4,7 +4,7 @@ Each strategy animates in a process of its own. *Peak* is the most that the proc
 libraries loaded and warm (VmHWM − VmRSS; Linux only); *weights* are those that a strategy has in use at once, in the
 number format of the files, which are mapped; *estimate* is what `hallo3 plan` would say, without the libraries.
 
-Last figures (November 2026, two virtual cores of an x86 server): staged 537 MB for 1 s of speech, 536 MB for 10 s, 1.13
+Last figures (November 2026, two virtual cores of an x86 server): staged 510 MB for 1 s of speech, 513 MB for 10 s, 1.08
 of the 473 MB of weights in use; estimate 805 MB, which counts the denoiser from the start, as if it were not mapped.
 
 Without BUNDLE: a random one of some 800 MB, made for it, with small pictures, so that weights dominate.

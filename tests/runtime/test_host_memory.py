@@ -20,5 +20,5 @@ def test_little_beside_the_weights_and_none_for_the_length() -> None:
     for row in (short, long):
         assert 0.5 * row["weights"] < row["peak"] <= 1.2 * row["weights"]
         # Estimates count the denoiser from the start, as if its numbers were converted; mapped, it comes with its use.
-        assert row["peak"] < row["estimate"] < 1.6 * row["peak"]
+        assert row["peak"] < row["estimate"] < 1.75 * row["weights"]
     assert long["peak"] - short["peak"] < 0.05 * short["weights"]

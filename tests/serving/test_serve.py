@@ -32,7 +32,13 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
 
     def run(*options: str, data: str = "data") -> Started:
         words = [sys.executable, "-m", "hallo3", "serve", "--port", "0", "--data", str(tmp_path / data), *options]
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
+        )
         processes.append(process)
         assert process.stdout is not None and process.stderr is not None
         line = process.stdout.readline()
