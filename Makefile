@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint embedded-model clean
+.PHONY: demo test lint docs figures audit dist embedded-model clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(STAMP)
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[train,dev,vocals,faces,serve]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[train,dev,vocals,faces,serve,web,docs,ray]"
 	touch $@
 
 demo: $(STAMP)
@@ -25,9 +25,27 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.installed-dev
-	$(BIN)/ruff check src tests benchmarks integrations
-	$(BIN)/ruff format --check src tests benchmarks integrations
+	$(BIN)/ruff check src tests benchmarks integrations docs
+	$(BIN)/ruff format --check src tests benchmarks integrations docs
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/mkdocs build --strict
+
+figures: $(VENV)/.installed-dev
+	for script in pipeline clips guidance memory operations; do $(BIN)/python docs/figures/$$script.py || exit 1; done
+
+# Known vulnerabilities of what is installed here, by PyPI's advisories; its own environment, as it would change this one.
+audit: $(VENV)/.installed-dev
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet 'pip-audit>=2.9,<3'
+	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' > build/installed.txt
+	build/audit/bin/pip-audit --no-deps --disable-pip --strict -r build/installed.txt
+
+# Source archive and wheel, the wheel from the archive: what an earlier build left in build/ gets into neither.
+dist: $(VENV)/.installed-dev
+	rm -rf dist
+	$(BIN)/python -m build
 
 embedded-model: $(VENV)/.installed-dev
 	$(BIN)/python -m hallo3.training.embedded all --work work/embedded \

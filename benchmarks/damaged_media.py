@@ -6,6 +6,9 @@ Good PNG, JPEG, WebP, WAV, MP3 and MP4 files, cut short, with bytes changed, wit
 copy goes through `hallo3 animate` as portrait or speech, MP4 through `hallo3 inspect` too, on the tests' bundle of
 random weights. A run must end within 30 s with exit code 0, or 2 and one line, within the memory an undamaged file
 takes and half as much again. Exit code 1 if any did not.
+
+Last figures (2026-11-21, two virtual cores of an x86 server, shared): 100 files of each kind, none wrong. Refused in a
+line: 100 PNG, 59 JPEG, 57 WebP, 55 WAV, 51 MP3, 161 of 200 runs on MP4; the others were read in spite of the damage.
 """
 
 import argparse
@@ -62,9 +65,10 @@ def run(words: list[str], log: Path) -> tuple[str, int]:
         time.sleep(0.005)
     code, text = os.waitstatus_to_exitcode(status), log.read_text(errors="replace") if log.exists() else ""
     peak = usage.ru_maxrss * 1024
-    if code not in (0, 2) or "Traceback" in text:
+    verdict = code == 1 and words[0] == "inspect" and "error:" not in text  # that it carries no mark
+    if not (code in (0, 2) or verdict) or "Traceback" in text:
         return f"exit code {code}: {text[-1500:]}", peak
-    return ("" if code == 0 or len(text.strip().splitlines()) == 1 else f"more than a line: {text}"), peak
+    return ("" if code != 2 or len(text.strip().splitlines()) == 1 else f"more than a line: {text}"), peak
 
 
 def main() -> int:

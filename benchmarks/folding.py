@@ -8,8 +8,7 @@ cores of an x86 server shared with other work, float32, embedded size): face 1.1
 neither. At that size few rows are saved (8 or 16 in place of 128), and writing the probabilities out costs more.
 """
 
-import statistics
-import time
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -19,6 +18,7 @@ from hallo3.bundles.parts import read_json
 from hallo3.bundles.places import embedded_bundle
 from hallo3.networks.denoiser import Hallo3Transformer3DModel
 from hallo3.runtime.devices import choose_device, choose_dtype
+from hallo3.runtime.measured import seconds_of
 from hallo3.runtime.operations import Grid, count_denoiser
 
 WAYS = {"neither": (False, False), "face": (True, False), "speech": (False, True), "both": (True, True)}
@@ -42,18 +42,11 @@ def random_inputs(denoiser: Hallo3Transformer3DModel, grid: Grid, device: torch.
     return inputs, conditions
 
 
-def seconds_of(
-    denoiser: Hallo3Transformer3DModel, inputs: tuple[Any, ...], conditions: Any, rounds: int
-) -> dict[str, float]:
-    """Median seconds of each way; the first round is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in WAYS}
-    for _ in range(rounds + 1):
-        for name, (face, speech) in WAYS.items():
-            denoiser.fold_outputs(face=face, speech=speech)
-            began = time.perf_counter()
-            denoiser(*inputs, conditions=conditions).sum().item()
-            times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(found[1:]) for name, found in times.items()}
+def fold_and_run(denoiser: Hallo3Transformer3DModel, inputs: tuple[Any, ...], conditions: Any, way: str) -> None:
+    """A forward with face and speech folded or not."""
+    face, speech = WAYS[way]
+    denoiser.fold_outputs(face=face, speech=speech)
+    denoiser(*inputs, conditions=conditions)
 
 
 @torch.no_grad()
@@ -72,7 +65,8 @@ def main(
     with place:
         denoiser = Hallo3Transformer3DModel(**sizes).to(choose_dtype(dtype, place)).eval()
     inputs, conditions = random_inputs(denoiser, grid, place)
-    seconds = seconds_of(denoiser, inputs, conditions, rounds)
+    ways = {name: partial(fold_and_run, denoiser, inputs, conditions, name) for name in WAYS}
+    seconds = seconds_of(ways, place, rounds)
     print(f"{layers} layers on {place}, {denoiser.dtype}, median of {rounds}")
     print(f"{'folded':8} {'GFLOP':>10} {'seconds':>10} {'of neither':>10}")
     for name, (face, speech) in WAYS.items():

@@ -31,13 +31,13 @@ def start(words: list[str], log: Path) -> int:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, "utf-8", closefd=False) for number in (1, 2))
     sys.argv = ["hallo3", *words]
     code = 1
     try:
-        main()
-        code = 0
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
+        code = main()
+        sys.stdout.flush()
+        sys.stderr.flush()
     finally:
         os._exit(code)
 

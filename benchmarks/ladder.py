@@ -9,8 +9,6 @@ Last figures: docs/speed.md.
 
 import importlib.util
 import json
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +23,7 @@ from hallo3.errors import UserError
 from hallo3.networks.conditions import DenoiserConditions
 from hallo3.networks.denoiser import Hallo3Transformer3DModel
 from hallo3.runtime.devices import choose_device, device_name
+from hallo3.runtime.measured import seconds_of
 
 FULL = {"width": 3072, "heads": 48, "layers": 42, "rows": 30, "columns": 45, "words": 226}
 SMALL = {"width": 256, "heads": 4, "layers": 8, "rows": 8, "columns": 12, "words": 32}
@@ -136,25 +135,6 @@ def _inputs(k: Any, sizes: dict[str, int], device: torch.device, dtype: torch.dt
     return latents, torch.tensor([500, 500], device=device), text, speech, random(1, k.face_embed_dim), reference
 
 
-def wait(device: torch.device) -> None:
-    """Until the device has done what it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def median_seconds(ways: dict[str, Step], rounds: int, device: torch.device) -> dict[str, float]:
-    """Of each way; they take turns, and two rounds at the start are not counted."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds + 2):
-        for name, step in ways.items():
-            wait(device)
-            began = time.perf_counter()
-            step()
-            wait(device)
-            times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(found[2:]) for name, found in times.items()}
-
-
 def difference(step: Step, expected: Tensor) -> float:
     """Largest difference of a way's output, as a share of the largest number expected."""
     return float((step() - expected).abs().max() / expected.abs().max())
@@ -192,8 +172,8 @@ def compare(
     wrong = [name for name, value in away.items() if not value < AGREE[dtype]]
     if wrong:
         raise UserError(f"{', '.join(wrong)}: outputs differ by {max(away.values()):.1e} from the published graph's")
-    guided = median_seconds(ways, rounds, device)
-    prepare = median_seconds({"conditions": lambda: contest.conditions().face[0]}, 3, device)["conditions"]  # type: ignore[index]
+    guided = seconds_of(ways, device, rounds)
+    prepare = seconds_of({"conditions": contest.conditions}, device)["conditions"]
     return {"seconds": guided, "differences": away, "conditions": prepare, "video": video(10, 50, guided, prepare)}
 
 

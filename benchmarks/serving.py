@@ -11,6 +11,7 @@ server's memory in the last quarter of the run is over that in the second by mor
 
 import argparse
 import hashlib
+import os
 import re
 import statistics
 import subprocess
@@ -26,6 +27,7 @@ import numpy as np
 from PIL import Image
 
 from hallo3.media.provenance import read_provenance
+from hallo3.version import __version__
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import tiny
@@ -86,6 +88,7 @@ def measure(base: str, clients: int, folder: Path) -> bool:
     quarter = max(1, len(memory) // 4)
     early, late = (statistics.median(part) for part in (memory[quarter : 2 * quarter], memory[-quarter:]))
     longest = max(seconds for *_, seconds in visits)
+    print(f"{time.strftime('%Y-%m-%d')}, hallo3 {__version__}, {os.cpu_count()} CPU cores")
     print(f"{clients} clients in {took:.0f} s: {lost} lost, {mixed} got another's result")
     print(f"{sum(count for *_, count, _ in visits)} times the queue was full; the longest visit took {longest:.0f} s")
     print(f"resident memory: {early:.0f} MB in the second quarter, {late:.0f} MB in the last")

@@ -4,26 +4,30 @@
 
 Animates, makes batches, serves jobs and converts a checkpoint, over and over, on the tests' bundle of random weights.
 Every run is killed up to three times, each at a random moment, and begun again by the same command; then it may finish.
-After each kill whatever has a final name must be whole, and the end must hold what a run that nobody killed gives.
+After each kill whatever has a final name must be whole, with the record of a batch and the server's table of jobs, and
+the end must hold what a run that nobody killed gives.
 Every process is a fork of one that has read its libraries, so that kills fall on the work and not on reading them.
 Exit code 1 if anything was wrong.
 
-Last figures (2026-11-21, two virtual cores of an x86 server, shared): 200 kills in 116 runs, 51 of them on animate, 49
-on batch, 49 on convert, 51 on serve; nothing was wrong.
+Last figures (2026-11-21, two virtual cores of an x86 server, shared): 201 kills in 108 runs, 51 of them on animate, 50
+on batch, 51 on convert, 49 on serve; nothing was wrong.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
 import re
 import shutil
+import sqlite3
 import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -54,6 +58,10 @@ class Work(ABC):
     @abstractmethod
     def content(self) -> dict[str, bytes]:
         """What is there under final names, by name. Raises Wrong for what is not whole."""
+
+    def check_end(self) -> None:
+        """Raises Wrong where the work is done, and something that is kept of it says otherwise."""
+        return
 
     def once(self, log: Path, seconds: float) -> bool:
         """Runs the command for so long; whether it ended by itself. Raises Wrong if it failed."""
@@ -86,8 +94,11 @@ class Animate(Work):
     """One video."""
 
     def words(self) -> list[str]:
-        """With --resume, which a first run takes too."""
-        words = ["animate", str(self.given["portrait"]), str(self.given["speech"]), "-o", str(self.folder / "out.mp4")]
+        """With --resume where something was begun; a video that is there is not made again, but must read well."""
+        out = self.folder / "out.mp4"
+        if out.exists():
+            return ["inspect", str(out)]
+        words = ["animate", str(self.given["portrait"]), str(self.given["speech"]), "-o", str(out)]
         words += ["--bundle", str(self.given["bundle"]), "--no-face", "--steps", "3", "--i-have-the-rights", "-q"]
         return [*words, "--resume"] if list(self.folder.glob("*.state")) else words
 
@@ -108,8 +119,25 @@ class Batch(Work):
         return [*words, "--no-face", "--steps", "3", "--i-have-the-rights", "-q"]
 
     def content(self) -> dict[str, bytes]:
-        """The videos."""
+        """The videos; and what the record of the rows says must be so."""
+        for one in self.outcomes():
+            made = self.folder / "out" / str(one["output"])
+            if one["status"] not in ("done", "kept") or not made.exists():
+                raise Wrong(f"results.jsonl: {one}, and the video is {'there' if made.exists() else 'not there'}")
         return {path.name: frames_of(path) for path in (self.folder / "out").glob("*.mp4")}
+
+    def outcomes(self) -> list[dict[str, Any]]:
+        """The record of the rows, whole at any time."""
+        path = self.folder / "out" / "results.jsonl"
+        try:
+            return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        except ValueError as error:
+            raise Wrong(f"results.jsonl: {error}") from error
+
+    def check_end(self) -> None:
+        """Every row is in the record, once."""
+        if [one["line"] for one in self.outcomes()] != [1, 2, 3]:
+            raise Wrong(f"results.jsonl: {self.outcomes()}")
 
 
 class Convert(Work):
@@ -119,8 +147,8 @@ class Convert(Work):
         """Denoiser, reference network and VAE, in small files."""
         dit, vae = GOLDEN / "dit" / "hallo3", GOLDEN / "vae" / "vae" / "3d-vae.pt"
         out = self.folder / "bundle"
-        if out.exists():  # it is done: a bundle that is there is not written again
-            return ["verify", str(out)]
+        if out.exists():  # it is done: a bundle that is there is not written again, and `content` loads it
+            return ["bundles"]
         return ["convert", "--denoiser", str(dit), "--vae", str(vae), "--out", str(out), "-q"]
 
     def content(self) -> dict[str, bytes]:
@@ -191,10 +219,28 @@ class Serve(Work):
         return state == "done"
 
     def content(self) -> dict[str, bytes]:
-        """The fetched results; and all that the server calls a result must be whole."""
+        """The fetched results; and all that the server calls a result must be whole, as must its table of jobs."""
+        self.rows("PRAGMA integrity_check", [("ok",)])
         for path in (self.folder / "data").rglob("*.mp4"):
             frames_of(path)
         return {path.name: frames_of(path) for path in self.folder.glob("*.mp4")}
+
+    def rows(self, question: str, expected: list[tuple[Any, ...]]) -> None:
+        """Asks the table, with what a killed server left of its log of writes."""
+        path = self.folder / "data" / "jobs.sqlite"
+        if not path.exists():
+            return
+        with contextlib.closing(sqlite3.connect(path, timeout=30)) as table:
+            try:
+                found = table.execute(question).fetchall()
+            except sqlite3.DatabaseError as error:
+                raise Wrong(f"jobs.sqlite: {error}") from error
+        if found != expected:
+            raise Wrong(f"jobs.sqlite: {question}: {found}")
+
+    def check_end(self) -> None:
+        """Both jobs are done, whatever was killed."""
+        self.rows("SELECT state, COUNT(*) FROM jobs GROUP BY state", [("done", 2)])
 
 
 KINDS: dict[str, type[Work]] = {"animate": Animate, "batch": Batch, "convert": Convert, "serve": Serve}
@@ -216,7 +262,9 @@ def whole(kind: str, folder: Path, given: dict[str, Path]) -> tuple[dict[str, by
     work, began = KINDS[kind](folder / f"{kind}-whole", given), time.monotonic()
     if not work.once(folder / "log", PATIENCE):
         raise Wrong(f"{kind}: hangs")
-    return work.content(), time.monotonic() - began
+    content, took = work.content(), time.monotonic() - began
+    work.check_end()
+    return content, took
 
 
 def killed_work(
@@ -234,6 +282,7 @@ def killed_work(
         raise Wrong("hangs after a kill")
     if work.content() != expected:
         raise Wrong("the end is not what an unbroken run gives")
+    work.check_end()
 
 
 def soak(kills: int, seed: int, folder: Path) -> int:

@@ -1,6 +1,7 @@
 """What every test shares: one tiny bundle a process, settings of its own, and no network."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -14,6 +15,16 @@ import pytest
 def own_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Signing certificate and statement of rights: not those of whoever runs the tests."""
     os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("settings"))
+
+
+@pytest.fixture(autouse=True)
+def own_gradio() -> Iterator[None]:
+    """Gradio knows one folder of uploads a process: a test that runs `hallo3 web` in this one leaves it to the next."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("GRADIO_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ class Hub:
     """Folders as repositories at one commit.
 
     cuts: path → byte positions at which the next connections for it break off. corrupt: paths whose content has a
-    byte flipped on its way. ranges: False makes the server ignore ranges. requests: (method, path, range) as they came.
+    byte flipped on its way. ranges: False makes the server ignore ranges. requests: (method, path, range) as they came;
+    tokens: what they were authorised by.
     """
 
     def __init__(self, repositories: dict[str, Path]) -> None:
@@ -27,6 +28,7 @@ class Hub:
         self.ranges = True
         self.status: int | None = None
         self.requests: list[tuple[str, str, str | None]] = []
+        self.tokens: set[str | None] = set()
         self.url = ""
 
     def files(self, name: str) -> dict[str, Path]:
@@ -63,6 +65,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
+        self.hub.tokens.add(self.headers.get("Authorization"))
         self.hub.requests.append((self.command, path, self.headers.get("Range")))
         if self.hub.status is not None:
             return self.reply(self.hub.status, b"{}", {})

@@ -1,13 +1,16 @@
 """Files in, file out: the whole job on a tiny bundle, killed and resumed, through the command."""
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import numpy as np
 import pytest
 
 import tiny
-from hallo3.animation import AnimationRequest, animate, file_digest
+from hallo3.animation import AnimationRequest, animate, file_digest, load
 from hallo3.errors import UserError
 from hallo3.media.credentials import read_credentials
 from hallo3.media.provenance import read_provenance
@@ -113,6 +116,35 @@ def test_existing_output_is_kept_unless_told(inputs: dict[str, Path], tmp_path: 
         animate(AnimationRequest(**inputs, output=tmp_path / "out.mp4"))
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_another_has_overtaken_replaces_nothing(
+    inputs: dict[str, Path], tiny_bundle: Path, tmp_path: Path, resume: bool
+) -> None:
+    """Both looked for the result when there was none; the second gets to write when it is there."""
+    pipeline = Hallo3Pipeline.from_pretrained(tiny_bundle)
+    request = AnimationRequest(**inputs, output=tmp_path / "out.mp4", no_face=True, steps=1, watermark=False)
+    made = []
+
+    def overtake(event: dict[str, Any]) -> None:
+        if event["event"] == "notice" and not made:
+            made.append(animate(request, pipeline=pipeline).read_bytes())
+
+    late = request
+    if resume:
+        with pytest.raises(KeyboardInterrupt):
+            animate(request, pipeline=pipeline, listen=stop_after_a_clip)
+        late, request = dataclasses.replace(request, resume=True), dataclasses.replace(request, overwrite=True)
+    with pytest.raises(UserError, match="another run has made it meanwhile"):
+        animate(late, pipeline=pipeline, listen=overtake)
+    assert (tmp_path / "out.mp4").read_bytes() == made[0]
+    assert os.listdir(tmp_path) == ["out.mp4"]
+
+
+def stop_after_a_clip(event: dict[str, Any]) -> None:
+    if event["event"] == "clip":
+        raise KeyboardInterrupt
+
+
 def test_interrupting_keeps_what_is_done(inputs: dict[str, Path], tiny_bundle: Path, tmp_path: Path) -> None:
     """Ctrl-C after the first clip: the partial file and its state stay, and the message says how to go on."""
     output = tmp_path / "out.mp4"
@@ -202,6 +234,43 @@ def test_a_stream_plays_while_it_grows(inputs: dict[str, Path], tiny_bundle: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["early.mp4", "file.mp4", "whole.mp4"]
 
 
+class Taker:
+    """A stream that does something when it is given a clip."""
+
+    def __init__(self, at_a_clip: Callable[[], object]) -> None:
+        self.at_a_clip, self.taken = at_a_clip, b""
+
+    def write(self, data: memoryview) -> int:
+        if self.taken:  # what comes first is the header
+            self.at_a_clip()
+        self.taken += data
+        return len(data)
+
+
+def test_a_clip_is_encoded_while_the_next_is_sampled(inputs: dict[str, Path], tiny_bundle: Path) -> None:
+    sampled, heard = threading.Event(), list[str]()
+
+    def listen(event: dict[str, Any]) -> None:
+        heard.append(event["event"])
+        if event["event"] == "step" and event["clip"] == 1:
+            sampled.set()
+
+    stream = Taker(lambda: sampled.wait(60))
+    request = AnimationRequest(**inputs, output=Path("-"), bundle=str(tiny_bundle), no_face=True)
+    animate(request, listen=listen, stream=stream)
+    assert sampled.is_set() and heard.count("clip") == 4 and heard[-2:] == ["clip", "done"]
+    assert heard.index("clip") > heard.index("step") + 2, "the first clip waited for a step of the second"
+
+
+def test_a_disk_that_fills_up_while_sampling_is_one_line(inputs: dict[str, Path], tiny_bundle: Path) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    request = AnimationRequest(**inputs, output=Path("-"), bundle=str(tiny_bundle), no_face=True)
+    with pytest.raises(UserError, match="no space left on device"):
+        animate(request, stream=Taker(full))
+
+
 @pytest.mark.slow
 def test_a_stream_that_nobody_reads_ends(inputs: dict[str, Path], tiny_bundle: Path) -> None:
     """The reader leaves after the first bytes; a terminal and --resume are refused."""
@@ -218,3 +287,51 @@ def test_a_stream_that_nobody_reads_ends(inputs: dict[str, Path], tiny_bundle: P
     os.close(ours)
     os.close(theirs)
     assert shown.returncode == 2 and b"terminal" in shown.stderr
+
+
+def test_a_resumed_run_takes_as_many_branches_at_once(
+    inputs: dict[str, Path], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """Where more or less memory is free than when it began, it still rounds as it did."""
+    pipeline = load(str(tiny_bundle))
+    assert pipeline.branches_at_once == 2
+    made: dict[str, np.ndarray] = {}
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["event"] == "clip":
+            raise KeyboardInterrupt
+
+    for name in ("whole", "broken"):
+        request = AnimationRequest(**inputs, output=tmp_path / f"{name}.mp4", bundle=str(tiny_bundle), no_face=True)
+        if name == "broken":
+            with pytest.raises(KeyboardInterrupt):
+                animate(request, pipeline=pipeline, listen=stop)
+            pipeline.branches_at_once = 1
+            request = dataclasses.replace(request, resume=True)
+        made[name] = read_video(animate(request, pipeline=pipeline)).frames
+    assert np.array_equal(made["whole"], made["broken"])
+
+
+def test_presets_are_not_mixed_in_a_video(inputs: dict[str, Path], tiny_bundle: Path, tmp_path: Path) -> None:
+    """A half video goes on with the preset that it was begun with, to the same frames, and with no other."""
+    pipeline = load(str(tiny_bundle))
+    draft: dict[str, Any] = {**inputs, "bundle": str(tiny_bundle), "no_face": True, "steps": 5, "quality": "draft"}
+    whole, half = (AnimationRequest(output=tmp_path / name, **draft) for name in ("whole.mp4", "half.mp4"))
+    notices: list[str] = []
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["event"] == "clip":
+            raise KeyboardInterrupt
+
+    animate(whole, pipeline=pipeline, listen=lambda event: notices.append(event.get("message", "")))
+    assert any(notice.startswith("quality draft: 5 steps and") for notice in notices)
+    with pytest.raises(KeyboardInterrupt):
+        animate(half, pipeline=pipeline, listen=stop)
+    for other in ("exact", "high"):
+        with pytest.raises(UserError, match="quality"):
+            animate(dataclasses.replace(half, quality=other, resume=True), pipeline=pipeline)
+    animate(dataclasses.replace(half, resume=True), pipeline=pipeline)
+    assert np.array_equal(read_video(whole.output).frames, read_video(half.output).frames)
+    record = read_provenance(half.output)
+    assert record is not None and record["settings"]["quality"] == "draft"
+    assert record["settings"]["shortcuts"]["guidance_every"] == 2

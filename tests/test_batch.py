@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tiny
@@ -20,7 +21,7 @@ from hallo3.cli import main
 from hallo3.errors import UserError
 from hallo3.media.files import safe_name
 from hallo3.media.provenance import read_provenance
-from hallo3.media.video import probe, read_video
+from hallo3.media.video import VideoWriter, probe, read_video
 
 NO_FACE = {"no_face": True}
 
@@ -83,11 +84,12 @@ def test_rows_have_settings_and_defaults_stand_back(folder: Path) -> None:
         ('{"portrait": "a.png", "speech": "s.wav", "sed": 1}', ["sed", "no such setting", "seed"]),
         ('{"portrait": "a.png", "speech": "s.wav", "seed": -1}', ["seed", "-1"]),
         ('{"portrait": "a.png", "speech": "s.wav", "steps": "many"}', ["steps", "many"]),
-        ('{"portrait": "a.png", "speech": "s.wav", "speech_scale": NaN}', ["speech_scale", "nan"]),
+        ('{"portrait": "a.png", "speech": "s.wav", "speech_scale": NaN}', ["--speech-scale", "nan"]),
         ('{"portrait": "a.png", "speech": "s.wav", "framing": "round"}', ["framing", "round"]),
-        ('{"portrait": "a.png", "speech": "s.wav", "face_box": [1, 2]}', ["face_box"]),
+        ('{"portrait": "a.png", "speech": "s.wav", "face_box": [1, 2]}', ["--face-box"]),
         ('{"portrait": "a.png", "speech": "s.wav", "prompt": "\\ud800"}', ["prompt"]),
         ('{"portrait": "a.png", "speech": "s.wav", "name": "ONE"}', ["name", "taken by line 1"]),
+        ('{"portrait": "a.png", "speech": "s.wav", "\\ud800": 1}', ["\\ud800", "no such setting"]),
     ],
 )
 def test_a_bad_row_is_one_line_and_the_rest_is_read(row: str, words: list[str], folder: Path) -> None:
@@ -255,3 +257,47 @@ def test_killed_and_given_again(folder: Path, tiny_bundle: Path) -> None:
     assert subprocess.run([*command, str(whole)], timeout=300).returncode == 0
     assert (read_video(whole / "anna_bye.mp4").frames == read_video(out / "anna_bye.mp4").frames).all()
     assert not list(out.glob("*.part*"))
+
+
+ODD = [
+    "p\0.png",
+    "\ud800.png",
+    "\udcff.png",
+    "",
+    ".",
+    "a" * 5000,
+    "x/" * 3000,
+    "/dev/zero",
+    "~nobody/p.png",
+    "\x1b[31m.png",
+]
+
+
+def test_odd_strings_in_rows_fail_alone(folder: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As paths and as names, through the command: every good row is made, every bad one is a line."""
+    good = {"portrait": "anna.png", "speech": "hello.wav", "steps": 1}
+    named = [{**good, "name": f"{number}{name}"} for number, name in enumerate(ODD) if len(name) > 4]
+    bad = [{**good, key: path} for path in ODD for key in ("portrait", "speech")]
+    rows = write(folder, "rows.jsonl", "\n".join(json.dumps(row) for row in [good, *bad, *named]))
+    words = ["batch", str(rows), "--out", str(folder / "out"), "--bundle", str(tiny_bundle), "--no-face", "--json"]
+    assert main(words) == 1
+    said = capsys.readouterr()
+    assert "a bug in hallo3" not in said.out + said.err and "Traceback" not in said.err
+    outcomes = lines_of(folder / "out")
+    assert [one["status"] for one in outcomes] == ["done"] + ["failed"] * len(bad) + ["done"] * len(named)
+    assert all("\n" not in one["error"] for one in outcomes[1 : 1 + len(bad)])
+    videos = {one["output"] for one in outcomes if one["output"]}
+    assert {path.name for path in (folder / "out").iterdir()} == {"results.jsonl", *videos}
+
+
+def test_a_forged_record_is_no_result_of_ours(folder: Path, tiny_bundle: Path) -> None:
+    """What lies under a row's name may say anything of itself."""
+    rows, _ = read_rows(write(folder, "a.jsonl", '{"portrait": "anna.png", "speech": "hello.wav", "no_face": true}'))
+    (folder / "out").mkdir()
+    for settings in (5, None, [], "x"):
+        record = json.dumps({"software": "hallo3", "settings": settings})
+        with VideoWriter(folder / "out" / "anna_hello.mp4", 64, 48, metadata={"description": record}) as writer:
+            writer.write_clip(np.zeros((3, 48, 64, 3), np.uint8))
+            writer.finish()
+        (outcome,) = run_batch(rows, folder / "out", load=lambda: None, common={"bundle": str(tiny_bundle)})
+        assert outcome.status == "failed" and "of other inputs or settings" in (outcome.error or "")

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 
 import tiny
+from hallo3.animation import AnimationRequest, animate
 from hallo3.bundles.places import embedded_bundle
 from hallo3.errors import UserError
 from hallo3.media.sound import read_speech
@@ -42,6 +44,15 @@ def test_same_seed_same_frames(pipeline: Hallo3Pipeline) -> None:
     first = frames_of(pipeline, seed=3)
     assert np.array_equal(first, frames_of(pipeline, seed=3))
     assert not np.array_equal(first, frames_of(pipeline, seed=4))
+
+
+def test_weights_that_its_user_keeps_elsewhere_give_the_same_frames(tiny_bundle: Path) -> None:
+    """As diffusers' `enable_sequential_cpu_offload`: between the calls the denoiser's are nowhere on the device."""
+    own = Hallo3Pipeline.from_pretrained(tiny_bundle)
+    before = frames_of(own)
+    cpu_offload(own.transformer, execution_device=torch.device("cpu"))
+    assert own.transformer.device.type == "meta"
+    assert np.array_equal(frames_of(own), before)
 
 
 @pytest.mark.parametrize("scales", [GuidanceScales(), GuidanceScales(2.0, 3.0, 1.5)])
@@ -147,3 +158,17 @@ def test_a_pipeline_serves_two_threads_one_after_the_other(pipeline: Hallo3Pipel
     other.start()
     other.join()
     assert np.array_equal(np.concatenate([start, *stream]), alone)
+
+
+@pytest.mark.parametrize(("part", "source"), [("transformer", "the denoiser"), ("vae", "the VAE")])
+def test_values_that_are_no_numbers_are_refused(tiny_bundle: Path, tmp_path: Path, part: str, source: str) -> None:
+    """They would be a black video."""
+    broken = Hallo3Pipeline.from_pretrained(tiny_bundle)
+    last = broken.transformer.proj_out if part == "transformer" else broken.vae.decoder.conv_out.conv
+    torch.nn.init.constant_(last.bias, float("nan"))
+    tiny.portrait().save(tmp_path / "p.png")
+    tiny.write_wav(tmp_path / "s.wav", tiny.speech(0.4))
+    request = AnimationRequest(tmp_path / "p.png", tmp_path / "s.wav", tmp_path / "o.mp4", no_face=True, steps=1)
+    with pytest.raises(UserError, match=f"{source}: gives values that are no numbers"):
+        animate(request, pipeline=broken)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.png", "s.wav"]

@@ -11,8 +11,10 @@ from peft import LoraConfig
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
-from hallo3.pipeline import BranchInputs, Hallo3Pipeline
+from hallo3.pipeline import Hallo3Pipeline
+from hallo3.sampling.evaluation import BranchInputs
 from hallo3.sampling.guidance import GuidanceScales
+from hallo3.sampling.shortcuts import EXACT, QUALITIES, Shortcuts
 
 STEPS = 2
 
@@ -116,7 +118,8 @@ class Crossings(TorchDispatchMode):
 
 
 @torch.no_grad()
-def test_a_step_waits_for_nothing(pipeline: Hallo3Pipeline) -> None:
+@pytest.mark.parametrize(("shortcuts", "at_once"), [(EXACT, 1), (EXACT, 2), (QUALITIES["high"].shortcuts, 1)])
+def test_a_step_waits_for_nothing(pipeline: Hallo3Pipeline, shortcuts: Shortcuts, at_once: int) -> None:
     """The solver's loop on a device whose numbers can't be read: no `.item()`, no `bool`, no copy to the host."""
     performance = pipeline.prepare(tiny.portrait(), tiny.speech(1), "a woman", no_face=True, framing="crop")
     image_latents = pipeline._image_latents(performance, None, torch.Generator().manual_seed(0))
@@ -125,7 +128,7 @@ def test_a_step_waits_for_nothing(pipeline: Hallo3Pipeline) -> None:
     pipeline.to("meta")
     inputs = [
         BranchInputs(
-            one.weight,
+            one.weights,
             one.image_latents.to("meta"),
             one.text_embeds.to("meta"),
             {"conditions": one.given["conditions"].to("meta")},
@@ -135,7 +138,8 @@ def test_a_step_waits_for_nothing(pipeline: Hallo3Pipeline) -> None:
     crossings = []
     for steps in (3, 5):
         with Crossings() as counter:
-            sample = pipeline._sample(inputs, image_latents, steps, torch.Generator().manual_seed(0), None)
+            generator = torch.Generator().manual_seed(0)
+            sample = pipeline._sample(inputs, image_latents, steps, generator, None, shortcuts, at_once)
         assert sample.device.type == "meta"
         crossings.append(counter.found)
     assert crossings[1] - crossings[0] == 2  # the step's noise, which is drawn on the host, and nothing else

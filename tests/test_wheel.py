@@ -1,46 +1,79 @@
-"""The wheel builds, holds what it should and nothing else, and works without the checkout."""
+"""The wheel and the source archive build, hold what git holds and nothing else, and work without the checkout."""
 
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+ABOUT = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
 
 
 @pytest.fixture(scope="module")
-def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "-q",
-        "-w",
-        str(folder),
-        str(ROOT),
-    ]
+def tracked() -> set[str]:
+    """Files that git knows, as they are in the checkout."""
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("what belongs into the wheel is asked of git, and this is no checkout")
+    return {name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()}
+
+
+@pytest.fixture(scope="module")
+def built(tracked: set[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make dist` leaves, of a checkout in which an earlier build has left what is no longer there."""
+    checkout, out = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("dist")
+    for name in tracked:
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, checkout / name)
+    (checkout / "build" / "lib" / "hallo3").mkdir(parents=True)
+    (checkout / "build" / "lib" / "hallo3" / "stale.py").write_text("left by an earlier build")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(checkout)]
     subprocess.run(build, check=True, capture_output=True, timeout=300)
-    (wheel,) = folder.glob("hallo3-*.whl")
+    return out
+
+
+@pytest.fixture(scope="module")
+def unpacked(built: Path) -> Path:
+    (wheel,) = built.glob("hallo3-*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / "unpacked")
-    return folder / "unpacked"
+        archive.extractall(built / "unpacked")
+    return built / "unpacked"
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.slow
-def test_contents(unpacked: Path) -> None:
-    assert {path.name for path in unpacked.iterdir() if not path.name.endswith(".dist-info")} == {"hallo3"}
-    assert (unpacked / "hallo3" / "py.typed").exists()
-    assert (unpacked / "hallo3" / "embedded" / "model_index.json").exists()
+def test_contents(unpacked: Path, tracked: set[str]) -> None:
+    (about,) = unpacked.glob("*.dist-info")
+    package = {name.removeprefix("src/") for name in tracked if name.startswith("src/hallo3/")}
+    assert files_in(unpacked) - {f"{about.name}/{name}" for name in ABOUT} == package
+    assert files_in(about) == ABOUT
+    for name in package:
+        assert (unpacked / name).read_bytes() == (ROOT / "src" / name).read_bytes(), name
     shards = list((unpacked / "hallo3" / "embedded").rglob("*.safetensors"))
     assert max(path.stat().st_size for path in shards) <= 9e6
     assert sum(path.stat().st_size for path in shards) <= 30e6
-    assert not list(unpacked.rglob("*.pt"))
+    assert {"hallo3/embedded/README.md", "hallo3/py.typed", "hallo3/web/style.css"} <= package
+    assert not [name for name in package if name.endswith((".pt", ".pth", ".ckpt", ".bin"))]
+
+
+@pytest.mark.slow
+def test_the_source_archive(built: Path, tracked: set[str]) -> None:
+    """The package, how it is built, and nothing that git does not hold; a wheel can be made of it, as it was here."""
+    (archive,) = built.glob("hallo3-*.tar.gz")
+    with tarfile.open(archive) as contents:
+        names = {name.partition("/")[2] for name in contents.getnames() if not contents.getmember(name).isdir()}
+    made = {"PKG-INFO", "setup.cfg"} | {name for name in names if name.startswith("src/hallo3.egg-info/")}
+    assert names - made <= tracked
+    package = {name for name in tracked if name.startswith("src/hallo3/")}
+    assert package | {"pyproject.toml", "README.md", "LICENSE"} <= names
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from hallo3.bundles.places import list_bundles
 from hallo3.errors import UserError
 from hallo3.media.sound import read_speech
 from hallo3.media.video import probe, read_video
+from hallo3.sampling.shortcuts import QUALITIES
 
 CATEGORY = "hallo3"
 LARGEST_SEED = 2**53 - 1  # the page counts in doubles
@@ -79,6 +80,7 @@ class Hallo3Animate:
                 "i_have_the_rights": ("BOOLEAN", {"default": False, "tooltip": consent.STATEMENT}),
             },
             "optional": {
+                "quality": (list(QUALITIES), {"tooltip": "How much may be left out to be faster; see docs/speed.md."}),
                 "steps": ("INT", steps),
                 "speech_scale": ("FLOAT", scale),
                 "text_scale": ("FLOAT", scale),
@@ -96,6 +98,7 @@ class Hallo3Animate:
         prompt: str,
         seed: int,
         i_have_the_rights: bool,
+        quality: str = "exact",
         steps: int = 0,
         framing: str = "auto",
         no_face: bool = False,
@@ -108,6 +111,7 @@ class Hallo3Animate:
         with tempfile.TemporaryDirectory() as folder:
             inputs = write_portrait(portrait, Path(folder)), write_speech(speech, Path(folder))
             settings: dict[str, Any] = {"prompt": prompt, "bundle": bundle, "seed": seed, "steps": steps or None}
+            settings["quality"] = quality
             settings |= {name: None if value < 0 else value for name, value in scales.items()}
             settings |= {"framing": framing, "no_face": no_face}
             output = place("output") / f"hallo3-{digest(settings, *inputs)}.mp4"

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,9 +14,12 @@ from .errors import UserError
 from .media.files import behind_link, ensure_writable
 from .media.images import read_image
 from .media.sound import Speech, heard_from_blocks, read_speech
+from .sampling.shortcuts import Sampling
+from .settings import Settings, read_settings
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from PIL import Image
 
     from .media.credentials import Signer
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from .media.video import VideoWriter
     from .media.watermark import Watermark
     from .pipeline import Clip, Hallo3Pipeline, Performance
+    from .runtime.estimates import Estimate
 
 Event = dict[str, Any]
 SCALES = ("speech_scale", "text_scale", "reference_scale")
@@ -35,8 +38,9 @@ Listener = Callable[[Event], None]
 class AnimationRequest:
     """What to animate, and how.
 
-    face_box: x, y, width, height in pixels of the portrait. steps and scales (1 is no guidance): None takes the
-    bundle's own. separate_vocals: take music and noise away first, with the network `vocal_separator`
+    face_box: x, y, width, height in pixels of the portrait. quality: exact, high or draft (`sampling/shortcuts.py`).
+    steps and scales (1 is no guidance): None takes the bundle's own, of the steps as many as the quality leaves.
+    separate_vocals: take music and noise away first, with the network `vocal_separator`
     (Kim_Vocal_2.onnx), else with the bundle's. watermark, credentials: the marks of a generated video; without one, the
     result's tags say so. certificate, private_key: PEM files to sign the credentials with; a local one by default.
     """
@@ -47,6 +51,7 @@ class AnimationRequest:
     prompt: str = ""
     bundle: str = "embedded"
     seed: int = 0
+    quality: str = "exact"
     steps: int | None = None
     speech_scale: float | None = None
     text_scale: float | None = None
@@ -66,9 +71,26 @@ class AnimationRequest:
     overwrite: bool = False
 
     def settings(self) -> dict[str, Any]:
-        """What decides the frames besides the two input files: recorded in the result, compared on resume."""
-        skip = {"portrait", "speech", "output", "resume", "overwrite", "vocal_separator", "certificate", "private_key"}
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in skip}
+        """What decides the frames besides the two input files: recorded in the result, compared on resume.
+
+        Of a bundle that is given by its folder, the folder's name and a digest.
+        """
+        from .bundles.places import published_name
+
+        name, digest = published_name(self.bundle)
+        bundle = {"bundle": name} if digest is None else {"bundle": name, "bundle_digest": digest}
+        skip = {
+            "bundle",
+            "portrait",
+            "speech",
+            "output",
+            "resume",
+            "overwrite",
+            "vocal_separator",
+            "certificate",
+            "private_key",
+        }
+        return bundle | {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in skip}
 
 
 def file_digest(path: Path) -> str:
@@ -81,21 +103,16 @@ def animate(
     request: AnimationRequest,
     *,
     pipeline: "Hallo3Pipeline | None" = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    strategy: str = "auto",
-    weights: str = "auto",
-    decoding: str = "auto",
     listen: Listener = lambda event: None,
     stream: "Stream | None" = None,
+    **how: Any,
 ) -> Path:
     """Makes the video that `request` asks for and returns its path.
 
-    pipeline: one that is loaded already; else the request's bundle is loaded on `device` in `dtype` by `strategy`, with
-    `weights` and `decoding` (`auto`: what suits the machine; see `runtime/plan.py`). listen: called with events
-    (`start`, `step`, `clip`, `notice`, `done`), each a dict with `event`; what it raises ends the run. stream: takes
-    the video, as fragmented MP4 and clip by clip, in place of `request.output`, which then only names it in messages.
-    It is not signed.
+    pipeline: one that is loaded already; else the request's bundle is loaded, `how` as `load` takes it. listen: called
+    with events (`start`, `step`, `clip`, `notice`, `done`), each a dict with `event`; what it raises ends the run.
+    stream: takes the video, as fragmented MP4 and clip by clip, in place of `request.output`, which then only names it
+    in messages. It is not signed.
 
     Raises UserError for anything the user can mend. A run that stops half-way leaves OUTPUT.part, which plays, and its
     state; the same request with `resume=True` gives the frames that an uninterrupted run would have given.
@@ -111,16 +128,22 @@ def animate(
     image, speech = read_image(request.portrait), read_speech(request.speech)
     samples = _without_music(speech, request)
     if pipeline is None:
-        options = {"strategy": strategy, "weights": weights, "decoding": decoding}
-        pipeline = load(request.bundle, device=device, dtype=dtype, **options)
+        pipeline = load(request.bundle, **how)
     request = with_defaults(request, pipeline.config)
-    steps = request.steps or pipeline.config.num_inference_steps
+    sampling = Sampling.by(request.quality, request.steps, pipeline.config.num_inference_steps)
+    if pipeline.evaluator is not None:
+        sampling.check_shared()
     performance = _prepare(pipeline, request, image, samples)
     about = (EMBEDDED_NOTICE,) if request.bundle == "embedded" else ()
     marks = missing_marks(request, streamed=stream is not None)
-    for notice in (*about, *_approximations(pipeline), *performance.notices, *marks):
+    for notice in (
+        *about,
+        *_approximations(pipeline, sampling, performance.num_branches),
+        *performance.notices,
+        *marks,
+    ):
         listen({"event": "notice", "message": notice})
-    _write(pipeline, request, performance, speech, steps, listen, started, signer, stream)
+    _write(pipeline, request, performance, speech, sampling, listen, started, signer, stream)
     return request.output
 
 
@@ -144,24 +167,10 @@ def check_request(request: AnimationRequest) -> None:
 
 def check_settings(request: AnimationRequest) -> None:
     """The part of `check_request` that looks at no file."""
-    if request.steps is not None and not 1 <= request.steps <= 1000:
-        raise UserError(f"--steps {request.steps}: must be between 1 and 1000; 20 to 50 are usual")
-    if not 0 <= request.seed < 1 << 63:
-        raise UserError(f"--seed {request.seed}: must be between 0 and {(1 << 63) - 1}")
-    if not 1 <= request.crf <= 51:
-        raise UserError(f"--crf {request.crf}: must be between 1 (nearly lossless) and 51; 18 is the default")
-    for name in SCALES:
-        if not math.isfinite(getattr(request, name) or 1.0):
-            option = name.replace("_", "-")
-            raise UserError(
-                f"--{option} {getattr(request, name)}: must be a number; 1 is no guidance, 3.5 is published"
-            )
-    if request.framing not in ("auto", "pad", "crop"):
-        raise UserError(f"--framing {request.framing}: must be auto, pad or crop")
+    values = {name: getattr(request, name) for name in Settings.model_fields if name != "face"}
+    read_settings({**values, "face": request.face_index})
     if request.vocal_separator and not request.separate_vocals:
         raise UserError("--vocal-separator: is only used with --separate-vocals; add that, or leave it out")
-    if request.no_face and (request.face_box or request.face_index is not None):
-        raise UserError("--no-face goes without --face-box and --face: it animates without an identity")
 
 
 def begun(output: Path) -> bool:
@@ -177,6 +186,7 @@ def is_result_of(request: AnimationRequest) -> bool:
     """
     from .bundles.index import read_index
     from .bundles.places import resolve
+    from .media import credentials
     from .media.provenance import read_provenance
 
     if not request.output.exists():
@@ -188,7 +198,9 @@ def is_result_of(request: AnimationRequest) -> bool:
     if record is None:
         return False
     config = read_index(resolve(request.bundle)).config
-    asked = with_defaults(request, config).settings() | {"steps": request.steps or config["num_inference_steps"]}
+    sampling = Sampling.by(request.quality, request.steps, config["num_inference_steps"])
+    asked = with_defaults(request, config).settings()
+    asked |= {"steps": sampling.steps, "credentials": request.credentials and credentials.available()}
     made_with = {name: value for name, value in record.get("settings", {}).items() if name in asked}
     return record.get("inputs") == _stated(_digests(request)) and made_with == json.loads(json.dumps(asked))
 
@@ -248,23 +260,70 @@ def load(
     strategy: str = "auto",
     weights: str = "auto",
     decoding: str = "auto",
+    attention: str = "auto",
+    compiled: bool = False,
 ) -> "Hallo3Pipeline":
     """Loads a bundle for a device, in a way that its memory suffices for. Raises UserError when there is none.
 
     strategy, weights, decoding: see `runtime/plan.py`. By `auto` the results are exact, unless nothing exact fits.
+    attention: see `runtime/attention.py`; by `auto` the fastest exact kernel here. compiled: see
+    `runtime/compilation.py`. In the first of several processes that work together the others load the denoiser, and
+    evaluate it with this one.
     """
-    from .bundles.layout import empty_component, load_components, read_index
+    from . import several
     from .bundles.places import resolve
-    from .pipeline import Hallo3Pipeline
+    from .runtime.compilation import check_compiler
     from .runtime.devices import choose_device, choose_dtype
-    from .runtime.plan import Wanted, choose_for
+    from .runtime.plan import Wanted, batch_fits, choose_for
+
+    group, folder = several.led(), resolve(bundle)
+    target, room = (choose_device(device), None) if group is None else several.room(group, device)
+    number_format = choose_dtype(dtype, target)
+    wanted = Wanted(strategy, weights, decoding)
+    chosen = choose_for(folder, target, number_format, wanted, f"bundle {bundle}", room)
+    if compiled:
+        check_compiler(target, alone=group is None)
+    if group is not None and attention == "auto":
+        attention = "native"  # measuring, each process could come to another kernel
+    kernel = _choose_kernel(attention, folder, target, number_format)
+    leader = None if group is None else several.lead(group, folder, number_format, chosen, kernel)
+    fits = group is None and batch_fits(folder, target, number_format, chosen)
+    pipeline = _load_as(chosen, bundle, folder, target, number_format)
+    _tune(pipeline, target, kernel, compiled, fits)
+    pipeline.evaluator = leader
+    return pipeline
+
+
+def _choose_kernel(attention: str, folder: Path, target: "torch.device", number_format: "torch.dtype") -> str:
+    from .bundles.sizes import bundle_sizes
+    from .runtime.attention import JointShape, choose_attention
+
+    return choose_attention(attention, JointShape.of(bundle_sizes(folder)), target, number_format)
+
+
+def _tune(pipeline: "Hallo3Pipeline", target: "torch.device", kernel: str, compiled: bool, fits: bool) -> None:
+    """Makes the denoiser as fast as it can be here; fits: whether memory holds a batch of guidance branches."""
+    from .runtime.attention import use_attention
+    from .runtime.branches import choose_branches_at_once
+    from .runtime.compilation import compile_layers
+
+    use_attention(pipeline.transformer, kernel)
+    pipeline.attention = kernel
+    if compiled:
+        compile_layers(pipeline.transformer)
+    how = {"strategy": type(pipeline.strategy).__name__, "weights": pipeline.weights, "compiled": compiled}
+    sizes = {name: value for name, value in pipeline.transformer.config.items() if not name.startswith("_")}
+    about = {**how, "attention": kernel, "dtype": str(pipeline.transformer.dtype), "denoiser": sizes}
+    pipeline.branches_at_once = choose_branches_at_once(pipeline, target, fits, about)
+
+
+def _load_as(
+    chosen: "Estimate", bundle: str, folder: Path, target: "torch.device", number_format: "torch.dtype"
+) -> "Hallo3Pipeline":
+    from .bundles.layout import empty_component, load_components, read_index
+    from .pipeline import Hallo3Pipeline
     from .runtime.quantized import QUANTISED, quantize
     from .runtime.strategies import FREED, Staged, Streamed
-
-    target = choose_device(device)
-    number_format = choose_dtype(dtype, target)
-    folder = resolve(bundle)
-    chosen = choose_for(folder, target, number_format, Wanted(strategy, weights, decoding), f"bundle {bundle}")
 
     def read(part: str) -> Any:
         return quantize(part, load_components(folder, [part], torch_dtype=number_format)[part], chosen.weights)
@@ -286,14 +345,25 @@ def load(
     return pipeline
 
 
-def _approximations(pipeline: "Hallo3Pipeline") -> list[str]:
-    """What makes results differ from those of full weights and whole decoding, a sentence each."""
-    found = []
+def _approximations(pipeline: "Hallo3Pipeline", sampling: Sampling, branches: int) -> list[str]:
+    """What makes results differ from exact ones, a sentence each."""
+    found = [notice] if (notice := sampling.notice(branches)) else []
     if pipeline.weights != "full":
         found.append(f"weights are {pipeline.weights}: results are close to exact ones, not equal; see docs/memory.md")
     if pipeline.decoding != "whole":
         found.append("frames are decoded in tiles: results are close to exact ones, not equal; see docs/memory.md")
+    if _attention_of(pipeline) != "exact":
+        found.append(
+            f"attention is {pipeline.attention}: results are close to exact ones, not equal; see docs/speed.md"
+        )
     return found
+
+
+def _attention_of(pipeline: "Hallo3Pipeline") -> str:
+    """`exact`, or the approximate kernel that results must name."""
+    from .runtime.attention import KERNELS
+
+    return "exact" if KERNELS[pipeline.attention].exact else pipeline.attention
 
 
 def with_defaults(request: AnimationRequest, config: Mapping[str, Any]) -> AnimationRequest:
@@ -355,38 +425,78 @@ def _write(
     request: AnimationRequest,
     performance: "Performance",
     speech: Speech,
-    steps: int,
+    sampling: Sampling,
     listen: Listener,
     started: float,
     signer: "Signer | None",
     stream: "Stream | None",
 ) -> None:
-    import torch
-
     _, _, width, height = performance.framing.visible
-    settings = {**request.settings(), "steps": steps, "framing_used": performance.framing.mode}
+    exact = sampling.is_exact(performance.num_branches)
+    settings = {**request.settings(), "steps": sampling.steps, "framing_used": performance.framing.mode}
+    settings["credentials"] = signer is not None
+    settings["shortcuts"] = None if exact else dataclasses.asdict(sampling.shortcuts)
     inputs = _digests(request)
-    settings |= {"weights": pipeline.weights, "decoding": pipeline.decoding}
-    record, mark = _marks(request, settings, inputs, width, height, pipeline.config.fps)
+    settings |= {"weights": pipeline.weights, "decoding": pipeline.decoding, "attention": _attention_of(pipeline)}
+    unsigned = None if signer is not None else _why_unsigned(request, stream)
+    record, mark = _marks(request, settings, inputs, unsigned, width, height, pipeline.config.fps)
     fingerprint = json.dumps({**settings, **inputs, "clips": performance.num_clips}, sort_keys=True)
     writer = _writer(request, width, height, pipeline.config.fps, speech, record, fingerprint, stream)
     with writer:
-        first = writer.progress.clips
-        listen(_start_event(pipeline, performance, steps, width, height, first))
-        timer = Timer(performance.num_clips - first, steps, listen, first)
-        carried = torch.from_numpy(writer.progress.carry["motion"]) if first else None
-        clips = pipeline.render(
-            performance, num_inference_steps=steps, first_clip=first, last_motion=carried, on_step=timer.step
-        )
-        for clip in clips:
-            # Only what is shown is marked: the next clip is made from frames without a mark.
-            shown = clip.frames if mark is None else mark.apply(clip.frames, writer.progress.frames)
-            writer.write_clip(shown, carry={"motion": clip.motion.numpy()})
-            timer.clip(clip)
+        _still_to_be_made(request, writer, stream)
+        listen(_start_event(pipeline, performance, sampling.steps, width, height, writer.progress.clips))
+        _write_clips(pipeline, performance, sampling, listen, writer, mark)
         frames = writer.progress.frames
         writer.finish(None if signer is None else partial(_seal, record, signer))
     seconds, took = frames / pipeline.config.fps, time.monotonic() - started
     listen({"event": "done", "output": str(request.output), "frames": frames, "seconds": seconds, "took": took})
+
+
+def _still_to_be_made(request: AnimationRequest, writer: "VideoWriter | StreamWriter", stream: "Stream | None") -> None:
+    """Asked again now that nobody else can write it: loading a model leaves another run time to finish the same one."""
+    from .media.video import BeingWritten
+
+    if stream is None and request.output.exists() and not (request.overwrite or writer.progress.clips):
+        raise BeingWritten(f"{request.output}: another run has made it meanwhile; choose another name, or --overwrite")
+
+
+def _write_clips(
+    pipeline: "Hallo3Pipeline",
+    performance: "Performance",
+    sampling: Sampling,
+    listen: Listener,
+    writer: "VideoWriter | StreamWriter",
+    mark: "Watermark | None",
+) -> None:
+    """Renders and writes what is missing; each clip is marked, encoded and written while the next one is sampled."""
+    import numpy as np
+    import torch
+
+    from .media.behind import OneBehind
+
+    first = writer.progress.clips
+    timer = Timer(performance.num_clips - first, sampling.steps, listen, first)
+    carried = torch.from_numpy(writer.progress.carry["motion"]) if first else None
+    # As it was begun: where more memory is free now, a batch would round differently.
+    at_once = int(writer.progress.carry["branches_at_once"][0]) if first else pipeline.branches_at_once
+
+    def write(clip: "Clip") -> None:
+        # Only what is shown is marked: the next clip is made from frames without a mark.
+        shown = clip.frames if mark is None else mark.apply(clip.frames, writer.progress.frames)
+        writer.write_clip(shown, carry={"motion": clip.motion.numpy(), "branches_at_once": np.array([at_once])})
+
+    def stepped(index: int, step: int) -> None:
+        behind.look()
+        timer.step(index, step)
+
+    how: dict[str, Any] = {"num_inference_steps": sampling.steps, "shortcuts": sampling.shortcuts, "on_step": stepped}
+    with OneBehind(write, timer.written) as behind:
+        for clip in pipeline.render(
+            performance, first_clip=first, last_motion=carried, branches_at_once=at_once, **how
+        ):
+            timer.made(clip)
+            behind.put(clip)
+        behind.wait()
 
 
 def _writer(
@@ -420,14 +530,29 @@ def _writer(
     )
 
 
+def _why_unsigned(request: AnimationRequest, stream: "Stream | None") -> str:
+    if stream is not None:
+        return "a stream cannot be signed"
+    return "c2pa-python was not installed" if request.credentials else "by choice"
+
+
 def _marks(
-    request: AnimationRequest, settings: Event, inputs: dict[str, str], width: int, height: int, fps: int
+    request: AnimationRequest,
+    settings: Event,
+    inputs: dict[str, str],
+    unsigned: str | None,
+    width: int,
+    height: int,
+    fps: int,
 ) -> "tuple[dict[str, Any], Watermark | None]":
     """What is stated of the result, and the watermark that leads back to it."""
     from .media import watermark
     from .media.provenance import provenance_record, record_identifier
 
-    record = provenance_record(bundle=request.bundle, seed=request.seed, settings=settings, inputs=_stated(inputs))
+    bundle = settings["bundle"]
+    record = provenance_record(bundle=bundle, seed=request.seed, settings=settings, inputs=_stated(inputs))
+    if unsigned is not None:
+        record["unsigned"] = unsigned
     if not request.watermark:
         return {**record, "watermark": None}, None
     identifier = record_identifier(record, watermark.BITS)
@@ -436,9 +561,9 @@ def _marks(
 
 
 def _seal(record: dict[str, Any], signer: "Signer", source: Path, target: Path) -> None:
-    from .media.credentials import sign
+    from .media.credentials import sign, still_valid
 
-    sign(source, target, record, signer)
+    sign(source, target, record, still_valid(signer))
 
 
 def _start_event(
@@ -465,6 +590,7 @@ class Timer:
         self._began = time.monotonic()
         self._between = 0.0  # seconds from a clip's last step to the next one's first: decoding and encoding
         self._last = self._began
+        self._left = 0.0
 
     def step(self, index: int, step: int) -> None:
         """A sampling step of clip `index` is done."""
@@ -472,16 +598,19 @@ class Timer:
         done = (index - self._first) * self._steps + step + 1
         stepping = now - self._began - self._between * (index - self._first)
         left = stepping / done * (self._clips * self._steps - done)
-        left += self._between * (self._clips - (index - self._first))
+        self._left = left + self._between * (self._clips - (index - self._first))
         self._last = now
         total = self._first + self._clips
         event = {"event": "step", "clip": index, "clips": total, "step": step, "steps": self._steps}
-        self._listen({**event, "seconds_left": round(left, 1)})
+        self._listen({**event, "seconds_left": round(self._left, 1)})
 
-    def clip(self, clip: "Clip") -> None:
-        """A clip is written."""
+    def made(self, clip: "Clip") -> None:
+        """A clip is decoded."""
         now, done = time.monotonic(), clip.index - self._first + 1
         self._between += (now - self._last - self._between) / done
-        left = (now - self._began) / done * (self._clips - done)
+        self._left = (now - self._began) / done * (self._clips - done)
+
+    def written(self, clip: "Clip") -> None:
+        """A clip is on the disk."""
         event = {"event": "clip", "clip": clip.index, "clips": clip.total, "frames": len(clip.frames)}
-        self._listen({**event, "seconds_left": round(left, 1)})
+        self._listen({**event, "seconds_left": round(self._left, 1)})

@@ -221,22 +221,28 @@ def run_batch(
 def _planned(row: Row, folder: Path, common: Mapping[str, Any], overwrite: bool) -> AnimationRequest | Outcome:
     """The request of a row that is to be made; else what became of it."""
     output = folder / f"{row.name}.mp4"
-    request = row.settings.request(row.portrait, row.speech, output, overwrite=overwrite, **common)
     try:
-        require_file(row.portrait, "portrait")
-        require_file(row.speech, "speech")
-        if not overwrite and output.exists():
-            if not is_result_of(request):
-                raise UserError(
-                    f"{output}: is there already, of other inputs or settings; name this row otherwise, or --overwrite"
-                )
-            for left in (".part.state", ".part"):  # by a run that was killed just when it had finished
-                output.with_name(output.name + left).unlink(missing_ok=True)
-            return Outcome(row.line, "kept", output.name)
-        request = replace(request, resume=begun(output) and not overwrite)
-        check_request(request)
-    except UserError as error:
-        return Outcome(row.line, "failed", error=str(error))
+        return _checked(row, output, common, overwrite)
+    except Exception as error:  # Whatever befalls one row, the others are made.
+        show_bug(error)
+        return Outcome(row.line, "failed", error=in_one_line(error))
+
+
+def _checked(row: Row, output: Path, common: Mapping[str, Any], overwrite: bool) -> AnimationRequest | Outcome:
+    """As `_planned`. Raises UserError."""
+    request = row.settings.request(row.portrait, row.speech, output, overwrite=overwrite, **common)
+    require_file(row.portrait, "portrait")
+    require_file(row.speech, "speech")
+    if not overwrite and output.exists():
+        if not is_result_of(request):
+            raise UserError(
+                f"{output}: is there already, of other inputs or settings; name this row otherwise, or --overwrite"
+            )
+        for left in (".part.state", ".part"):  # by a run that was killed just when it had finished
+            output.with_name(output.name + left).unlink(missing_ok=True)
+        return Outcome(row.line, "kept", output.name)
+    request = replace(request, resume=begun(output) and not overwrite)
+    check_request(request)
     return request
 
 
@@ -253,9 +259,17 @@ def _make(row: Row, request: AnimationRequest, pipeline: "Hallo3Pipeline | None"
         animate(request, pipeline=pipeline, listen=hear)
     except Exception as error:  # Whatever befalls one row, the others are made.
         show_bug(error)
-        return Outcome(row.line, "failed", error=in_one_line(error), took=round(time.monotonic() - began, 3))
+        return Outcome(
+            row.line, "failed", error=_for_batches(in_one_line(error)), took=round(time.monotonic() - began, 3)
+        )
     facts = {name: done[name] for name in ("frames", "seconds")}
     return Outcome(row.line, "done", request.output.name, took=round(done["took"], 3), **facts)
+
+
+def _for_batches(line: str) -> str:
+    """A row has no --resume: the whole batch, given again, goes on with what is half done."""
+    line = line.replace("go on with --resume", "give the same command again")
+    return line.replace("goes on with --resume", "goes on when the same command is given again")
 
 
 class _Results:

@@ -11,8 +11,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     from .pipeline import Hallo3Pipeline
+    from .sampling.shortcuts import Sampling
 
-ONCE = {"_encode_text": "text", "_references": "reference network"}
+ONCE = {"_encode_text": "text", "look": "face", "_references": "reference network"}
 EACH_CLIP = {
     "_image_latents": "motion frames",
     "_clip_inputs": "conditions",
@@ -36,9 +37,10 @@ class Stage:
 class Bench:
     """What was measured.
 
-    device, dtype, processor, threads: where. width, height, frames_a_clip, steps, branches: of what. stages: in their
-    order, the loading of the bundle first. step_operations: of one guidance branch of a sampling step; a clip has
-    steps · branches of them.
+    device, dtype, processor, threads: where. width, height, frames_a_clip, quality, steps, branches: of what.
+    evaluations: of the denoiser in a clip, each of one guidance branch. step_operations: of one of them. stages: in
+    their order, the loading of the bundle first. first_clip: seconds from the start of an animation with a loaded
+    bundle until its first clip is encoded.
     """
 
     bundle: str
@@ -50,10 +52,13 @@ class Bench:
     height: int
     frames_a_clip: int
     fps: int
+    quality: str
     steps: int
     branches: int
+    evaluations: int
     step_operations: int
     stages: tuple[Stage, ...]
+    first_clip: float
 
     @property
     def clip_seconds(self) -> float:
@@ -68,8 +73,15 @@ class Bench:
     @property
     def operations_per_second(self) -> float:
         """Of the denoiser."""
-        denoising = next(stage.seconds for stage in self.stages if stage.name == "denoising")
-        return self.step_operations * self.steps * self.branches / denoising
+        return self.step_operations * self.evaluations / self._seconds_of("denoising")
+
+    @property
+    def first_clip_share(self) -> float:
+        """Time until the first clip, of the time that denoising and decoding alone take."""
+        return self.first_clip / (self._seconds_of("denoising") + self._seconds_of("decoding"))
+
+    def _seconds_of(self, name: str) -> float:
+        return next(stage.seconds for stage in self.stages if stage.name == name)
 
     def seconds_for(self, speech: float) -> float:
         """Time for so many seconds of speech with a loaded bundle."""
@@ -81,26 +93,32 @@ class Bench:
 def bench(
     bundle: str = "embedded",
     *,
+    quality: str = "exact",
     steps: int | None = None,
     repeats: int = 3,
     report: Callable[[int, int], None] = lambda done, whole: None,
-    **how: str,
+    **how: Any,
 ) -> Bench:
-    """Animates the package's sample portrait without a face search, `repeats` times after one to warm up.
+    """Animates the package's sample, `repeats` times after one to warm up.
 
-    report: called with (runs done, runs in all). how: device, dtype, strategy, weights, decoding, see `animation.load`.
+    The face is searched for with the embedded bundle only, whose sample it is. report: called with (runs done, runs in
+    all). how: see `animation.load`.
     Raises UserError when the bundle can't be loaded here.
     """
     from .animation import load
     from .sampling.guidance import branches
+    from .sampling.shortcuts import Sampling, find_quality
 
+    find_quality(quality)
     began = time.perf_counter()
     pipeline = load(bundle, **how)
     times: dict[str, list[float]] = {"loading": [time.perf_counter() - began]}
-    steps = steps or pipeline.config.num_inference_steps
+    sampling, count = Sampling.by(quality, steps, pipeline.config.num_inference_steps), len(branches(pipeline.guidance))
+    first_clips = []
     for run in range(repeats + 1):
-        taken = _run(pipeline, steps)
+        taken, first = _run(pipeline, sampling, no_face=bundle != "embedded")
         if run:
+            first_clips.append(first)
             for name, seconds in taken.items():
                 times.setdefault(name, []).extend(seconds)
         report(run + 1, repeats + 1)
@@ -114,15 +132,18 @@ def bench(
         height=k.sample_height,
         frames_a_clip=k.num_frames - k.motion_frames,
         fps=k.fps,
-        steps=steps,
-        branches=len(branches(pipeline.guidance)),
+        quality=quality,
+        steps=sampling.steps,
+        branches=count,
+        evaluations=sampling.evaluations(count),
         step_operations=_operations(pipeline),
         stages=stages,
+        first_clip=median(first_clips),
     )
 
 
-def _run(pipeline: "Hallo3Pipeline", steps: int) -> dict[str, list[float]]:
-    """Seconds of every stage of two clips, by name."""
+def _run(pipeline: "Hallo3Pipeline", sampling: "Sampling", no_face: bool) -> tuple[dict[str, list[float]], float]:
+    """Seconds of every stage of two clips, by name, and until the first one was encoded."""
     from .bundles.places import embedded_bundle
     from .media.fragments import FragmentEncoder
     from .media.images import read_image
@@ -134,20 +155,22 @@ def _run(pipeline: "Hallo3Pipeline", steps: int) -> dict[str, list[float]]:
     speech = np.resize(heard, CLIPS * (k.num_frames - k.motion_frames) * 16_000 // k.fps)
     with _timed(pipeline) as times:
         began = time.perf_counter()
-        performance = pipeline.prepare(read_image(sample / "portrait.png"), speech, "A person talks.", no_face=True)
+        performance = pipeline.prepare(read_image(sample / "portrait.png"), speech, "A person talks.", no_face=no_face)
         known = sum(seconds for taken in times.values() for seconds in taken)
         _wait(pipeline)
         times["speech and portrait"] = [time.perf_counter() - began - known]
         _, _, width, height = performance.framing.visible
         encoder, mark = FragmentEncoder(width, height, fps=k.fps), Watermark(0, height, width, fps=k.fps)
-        for clip in pipeline.render(performance, num_inference_steps=steps):
+        encoded = []
+        for clip in pipeline.render(performance, num_inference_steps=sampling.steps, shortcuts=sampling.shortcuts):
             start = time.perf_counter()
             frames = mark.apply(clip.frames, encoder.frames)
             marked = time.perf_counter()
             encoder.clip(frames)
-            for name, seconds in zip(SHOWN, (marked - start, time.perf_counter() - marked), strict=True):
+            encoded.append(time.perf_counter())
+            for name, seconds in zip(SHOWN, (marked - start, encoded[-1] - marked), strict=True):
                 times.setdefault(name, []).append(seconds)
-    return times
+    return times, encoded[0] - began
 
 
 @contextmanager
@@ -178,10 +201,9 @@ def _timed(pipeline: "Hallo3Pipeline") -> Iterator[dict[str, list[float]]]:
 
 
 def _wait(pipeline: "Hallo3Pipeline") -> None:
-    import torch
+    from .runtime.measured import wait_for
 
-    if pipeline._execution_device.type == "cuda":
-        torch.cuda.synchronize(pipeline._execution_device)
+    wait_for(pipeline._execution_device)
 
 
 def _machine(pipeline: "Hallo3Pipeline") -> dict[str, Any]:
@@ -197,7 +219,4 @@ def _machine(pipeline: "Hallo3Pipeline") -> dict[str, Any]:
 def _operations(pipeline: "Hallo3Pipeline") -> int:
     from .runtime.operations import Grid, count_denoiser
 
-    k, ratio = pipeline.config, pipeline.vae.config.temporal_compression_ratio
-    scale = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
-    grid = Grid((k.num_frames - 1) // ratio + 1, k.sample_height // scale, k.sample_width // scale, k.text_length)
-    return count_denoiser(pipeline.transformer.config, grid).step
+    return count_denoiser(pipeline.transformer.config, Grid.of(pipeline.config)).step

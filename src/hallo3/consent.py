@@ -23,20 +23,23 @@ def stated() -> bool:
         return True
     try:
         kept = json.loads((settings_folder() / _FILE).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, UserError):
         return False
     return isinstance(kept, dict) and kept.get("version") == _VERSION
 
 
 def remember() -> str | None:
     """Keeps the statement. Returns a notice if that fails: it then holds for this run only."""
-    path = settings_folder() / _FILE
     kept = {"version": _VERSION, "statement": STATEMENT, "stated": datetime.now(UTC).isoformat(timespec="seconds")}
+    only = "the statement of rights holds for this run only"
     try:
+        path = settings_folder() / _FILE
         keep(path, json.dumps(kept, indent=1).encode())
+    except UserError as error:
+        return f"{only}: {error}"
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        return f"the statement of rights holds for this run only: {path} cannot be written ({reason})"
+        return f"{only}: {path} cannot be written ({reason})"
     return None
 
 
@@ -47,7 +50,7 @@ def needed(portrait: Path) -> bool:
     sample = embedded_bundle() / "sample" / "portrait.png"
     try:
         return portrait.stat().st_size != sample.stat().st_size or portrait.read_bytes() != sample.read_bytes()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: what can be no path; whoever reads it says so
         return True
 
 

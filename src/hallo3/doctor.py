@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from .errors import UserError
 from .version import __version__
 
 State = Literal["fine", "note", "problem"]
@@ -18,6 +19,7 @@ EXTRAS = {
     "train": ("training, the studio, `hallo3 ablate`", ("numba", "scipy", "matplotlib", "tensorboard", "skimage")),
     "faces": ("faces in photographs with the published weights", ("insightface", "mediapipe", "onnxruntime")),
     "serve": ("`hallo3 serve`", ("fastapi", "uvicorn", "python_multipart", "prometheus_client")),
+    "web": ("`hallo3 web`", ("gradio",)),
     "quantized": ("`animate --weights int8`", ("torchao",)),
     "vocals": ("--separate-vocals with the published network", ("onnxruntime",)),
 }
@@ -170,7 +172,12 @@ def _models() -> Iterator[Finding]:
 def _room() -> Iterator[Finding]:
     from .bundles.places import home
 
-    for topic, place in (("room for models", home()), ("room here", Path.cwd())):
+    places = [("room here", Path.cwd())]
+    try:
+        places.insert(0, ("room for models", home()))
+    except UserError as error:
+        yield Finding("room for models", "note", *_found_and_remedy(error))
+    for topic, place in places:
         there = next(folder for folder in (place, *place.parents) if folder.exists())
         free = shutil.disk_usage(there).free
         found = f"{free / 1e9:.1f} GB free in {place}"
@@ -192,8 +199,18 @@ def _rights() -> Iterator[Finding]:
     from .consent import OPTION, stated
     from .media.personal import settings_folder
 
+    try:
+        settings = settings_folder()
+    except UserError as error:
+        yield Finding("settings", "note", *_found_and_remedy(error))
+        return
     if stated():
-        yield Finding("rights", "fine", f"the statement of rights is made; settings are in {settings_folder()}")
+        yield Finding("rights", "fine", f"the statement of rights is made; settings are in {settings}")
     else:
         remedy = f"animate asks for it once, or give {OPTION}"
         yield Finding("rights", "note", "the statement of rights to likeness and voice is not made yet", remedy)
+
+
+def _found_and_remedy(error: UserError) -> tuple[str, str]:
+    found, _, remedy = str(error).partition(": ")[2].partition("; ")
+    return found, remedy

@@ -5,6 +5,9 @@ import logging
 import os
 import traceback
 
+FULL = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
+"""What the system answers where a file can't grow: no room, a quota, a limit on its size."""
+
 
 class UserError(Exception):
     """Bad input. The command line prints the message as one line and exits with code 2; no traceback is shown.
@@ -13,16 +16,32 @@ class UserError(Exception):
     """
 
 
+class Stopped(Exception):
+    """Ctrl-C, from a command that says itself what stopping it means: the message."""
+
+
+class Ended(BaseException):
+    """Another of the processes that work on one video is gone; this one can't go on.
+
+    No `Exception`: what was being made is not to blame, and goes on in another run. line: what to tell people; None
+    when that has been done. code: the exit code of them all.
+    """
+
+    def __init__(self, line: str | None, code: int) -> None:
+        super().__init__(line)
+        self.line, self.code = line, code
+
+
 def users_to_mend(error: BaseException) -> bool:
     """Whether the user can mend it: bad input, a full disk, too little memory. Anything else is a bug of ours."""
-    return isinstance(error, UserError) or _disk_is_full(error) or _memory_ran_out(error)
+    return isinstance(error, UserError) or disk_is_full(error) or _memory_ran_out(error)
 
 
 def in_one_line(error: BaseException) -> str:
     """What to tell people of an error: always one line, with what to do."""
     if isinstance(error, UserError):
         text = str(error)
-    elif _disk_is_full(error):
+    elif disk_is_full(error):
         text = "the disk is full: free some space; an animation goes on with --resume"
     elif _memory_ran_out(error):
         text = "memory ran out: close other programs, use a smaller bundle, or a machine with more memory"
@@ -31,15 +50,19 @@ def in_one_line(error: BaseException) -> str:
     return " ".join(text.split())
 
 
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether a full disk, or the user's share of it, is behind an error: a line for users tells it by its cause."""
+    if error is None:
+        return False
+    told_by_sqlite = "database or disk is full" in str(error)
+    told_by_system = isinstance(error, OSError) and error.errno in FULL
+    return told_by_sqlite or told_by_system or disk_is_full(error.__cause__)
+
+
 def show_bug(error: BaseException) -> None:
     """Prints where an error came from, if it is a bug and `HALLO3_DEBUG` is set."""
     if os.environ.get("HALLO3_DEBUG") and not users_to_mend(error):
         traceback.print_exception(error)
-
-
-def _disk_is_full(error: BaseException) -> bool:
-    told_by_sqlite = "database or disk is full" in str(error)
-    return told_by_sqlite or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
 
 
 def _memory_ran_out(error: BaseException) -> bool:

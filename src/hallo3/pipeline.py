@@ -32,10 +32,21 @@ from .networks.kept import KeptResult
 from .networks.lean_vae import make_lean
 from .networks.reference import ReferenceNetwork
 from .runtime.strategies import Resident, Strategy
-from .sampling.guidance import GuidanceScales, branches, combine
+from .sampling.evaluation import BranchInputs, Evaluate, GuidedDenoiser, first_block_cache
+from .sampling.guidance import GuidanceScales, branches
 from .sampling.scheduler import Hallo3DPMScheduler
+from .sampling.shortcuts import EXACT, Shortcuts, find_quality, steps_of
 
 StepCallback = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What the model sees of a portrait: the canvas, (H, W, 3) uint8, how the picture lies on it, and which face."""
+
+    canvas: np.ndarray
+    framing: Framing
+    face: faces.FoundFace
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,11 @@ class Performance:
     num_frames: int
     num_clips: int
     notices: tuple[str, ...]
+
+    @property
+    def num_branches(self) -> int:
+        """Guidance branches of a step."""
+        return len(branches(self.guidance))
 
 
 @dataclass(frozen=True)
@@ -90,16 +106,6 @@ class LastingConditions:
     reference: dict[bool, list[torch.Tensor] | None]
     face: Condition
     no_speech: Condition
-
-
-@dataclass(frozen=True)
-class BranchInputs:
-    """One guidance branch of one clip. image_latents: (1, T, 16, h, w); given: the denoiser's conditions."""
-
-    weight: float
-    image_latents: torch.Tensor
-    text_embeds: torch.Tensor
-    given: dict[str, Any]
 
 
 def derived_generator(seed: int, *purpose: object) -> torch.Generator:
@@ -185,7 +191,11 @@ class Hallo3Pipeline(DiffusionPipeline):
         )
         self._no_reference, self._no_speech = KeptResult(), KeptResult()
         self.strategy: Strategy = Resident()
+        # Takes a clip's guidance branches, to evaluate them with other processes.
+        self.evaluator: Callable[[Hallo3Transformer3DModel, list[BranchInputs]], Evaluate] | None = None
         self.weights, self.decoding = "full", "whole"  # `load` says how they are approximated
+        self.attention = "native"
+        self.branches_at_once = 1  # guidance branches in one forward of the denoiser
 
     @property
     def guidance(self) -> GuidanceScales:
@@ -194,7 +204,11 @@ class Hallo3Pipeline(DiffusionPipeline):
 
     @property
     def _execution_device(self) -> torch.device:
-        return self.strategy.device or super()._execution_device
+        if self.strategy.device is not None:
+            return self.strategy.device
+        if any(hasattr(self.transformer, hook) for hook in ("_hf_hook", "_diffusers_hook")):  # offloaded by its user
+            return super()._execution_device
+        return next(self.transformer.parameters()).device  # diffusers' own answer looks through every module, 10 ms
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> "Hallo3Pipeline":
@@ -239,14 +253,10 @@ class Hallo3Pipeline(DiffusionPipeline):
         `portrait`. Raises UserError when no face is found and neither `face_box` nor `no_face` is given.
         """
         guidance = guidance or self.guidance
-        canvas, placed = frame_portrait(portrait, self.config.sample_height, self.config.sample_width, framing)
+        seen = self.look(portrait, framing=framing, face_box=face_box, no_face=no_face, face_index=face_index)
+        canvas, placed = seen.canvas, seen.framing
+        face = faces.embed_face(self.face_encoder, canvas, seen.face)
         words, text_notices = self._encode_text(prompt)
-        face = self._find_face(
-            canvas,
-            face_box=placed.to_canvas(face_box) if face_box else None,
-            no_face=no_face,
-            index=face_index,
-        )
         windows = speech_windows(
             encode_speech(speech, self.speech_encoder, self.feature_extractor, num_frames=self.config.num_frames)
         )
@@ -265,13 +275,27 @@ class Hallo3Pipeline(DiffusionPipeline):
             notices=(*face.notices, *text_notices),
         )
 
-    def _find_face(self, canvas: np.ndarray, **options: Any) -> faces.FaceCondition:
-        """The person's face (see `condition_face`); not searched for where no network is told of it."""
+    def look(
+        self,
+        portrait: Image.Image,
+        *,
+        framing: str = "auto",
+        face_box: tuple[float, float, float, float] | None = None,
+        no_face: bool = False,
+        face_index: int | None = None,
+    ) -> Look:
+        """The first part of `prepare`, with the same arguments and errors: frames the picture and finds the face.
+
+        The face is not searched for where no network is told of it. Other threads may look while one animates.
+        """
+        canvas, placed = frame_portrait(portrait, self.config.sample_height, self.config.sample_width, framing)
         identity = self.transformer.identity
         if identity.face is None and not identity.reference:
             height, width = canvas.shape[:2]
-            return faces.FaceCondition(np.zeros(0, np.float32), (0.0, 0.0, width, height))
-        return faces.condition_face(self.face_encoder, canvas, **options)
+            return Look(canvas, placed, faces.FoundFace(None, (0.0, 0.0, width, height)))
+        box = placed.to_canvas(face_box) if face_box else None
+        found = faces.find_face(self.face_encoder, canvas, face_box=box, no_face=no_face, index=face_index)
+        return Look(canvas, placed, found)
 
     def _encode_text(self, prompt: str) -> tuple[torch.Tensor, tuple[str, ...]]:
         with self.strategy.using(self, "text_encoder"):
@@ -317,18 +341,23 @@ class Hallo3Pipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         first_clip: int = 0,
         last_motion: torch.Tensor | None = None,
+        shortcuts: Shortcuts = EXACT,
+        branches_at_once: int | None = None,
         cached: bool = True,
         on_step: StepCallback | None = None,
     ) -> Iterator[Clip]:
         """Yields finished clips from `first_clip` on; memory does not grow with the speech's length.
 
-        last_motion: `Clip.motion` of the clip before `first_clip`; needed when that is not 0. cached: project speech,
-        face and reference once per clip; False recomputes them in every step (exact mode, for comparison). on_step is
-        called with (clip, step) after each sampling step.
+        num_inference_steps: the bundle's own, or `shortcuts`' share of them, if not given. shortcuts: what may be left
+        out, approximately. branches_at_once: guidance branches in one forward of the denoiser, in place of the
+        pipeline's own; another number rounds differently. last_motion: `Clip.motion` of the clip before `first_clip`;
+        needed when that is not 0. cached: project speech, face and reference once per clip; False recomputes them in
+        every step (exact mode, for comparison). on_step is called with (clip, step) after each sampling step.
         """
         if (first_clip > 0) != (last_motion is not None):
             raise ValueError("last_motion goes with first_clip > 0, and only then")
-        steps = num_inference_steps or self.config.num_inference_steps
+        steps = num_inference_steps or steps_of(self.config.num_inference_steps, shortcuts)
+        at_once = branches_at_once or self.branches_at_once
         lasting = self._lasting_conditions(performance) if cached else None
         moving = last_motion
         for index in range(first_clip, performance.num_clips):
@@ -342,7 +371,8 @@ class Hallo3Pipeline(DiffusionPipeline):
                 projected = None if lasting is None else self._project_speech(windows)
                 present.enter_context(self.strategy.using(self, "transformer"))
                 inputs = self._clip_inputs(performance, windows, projected, image_latents, lasting)
-                latents = self._sample(inputs, image_latents, steps, generator, report)
+                latents = self._sample(inputs, image_latents, steps, generator, report, shortcuts, at_once)
+            _require_numbers(latents, "the denoiser")
             frames, moving = self._decode(latents, self._frames_of(performance, index))
             yield Clip(index, performance.num_clips, performance.framing.restore(frames), moving)
 
@@ -417,7 +447,8 @@ class Hallo3Pipeline(DiffusionPipeline):
                 spoken = speech if branch.speech else lasting.no_speech
                 given = {"conditions": DenoiserConditions(lasting.reference[branch.reference], lasting.face, spoken)}
             image = known if branch.reference else torch.zeros_like(known)
-            inputs.append(BranchInputs(branch.weight, image, words if branch.text else torch.zeros_like(words), given))
+            prompt = words if branch.text else torch.zeros_like(words)
+            inputs.append(BranchInputs((branch.weight,), image, prompt, given))
         return inputs
 
     def _sample(
@@ -427,26 +458,29 @@ class Hallo3Pipeline(DiffusionPipeline):
         steps: int,
         generator: torch.Generator,
         report: Callable[[int], None] | None,
+        shortcuts: Shortcuts = EXACT,
+        at_once: int = 1,
     ) -> torch.Tensor:
         """Runs the solver: latents (1, T, 16, h, w) × the VAE's scaling factor, in float32.
 
         Nothing in a step waits for the device: the host prepares the next one meanwhile.
         """
-        device, dtype = self._execution_device, self.transformer.dtype
+        device = self._execution_device
         sample = send(torch.randn(like.shape, generator=generator), device)
         self.scheduler.set_timesteps(steps, device=device)
+        together = None if self.evaluator is None else self.evaluator(self.transformer, inputs)
+        velocity = GuidedDenoiser(
+            self.transformer, inputs, steps, shortcuts=shortcuts, at_once=at_once, together=together
+        )
         x0 = None
-        for index, timestep in enumerate(self.scheduler.timesteps):
-            estimates = []
-            for one in inputs:
-                joined = torch.cat([sample.to(dtype), one.image_latents], dim=2)
-                estimates.append(self.transformer(joined, timestep[None], one.text_embeds, **one.given).float())
-            velocity = combine(estimates, [one.weight for one in inputs])
-            noise = send(torch.randn(like.shape, generator=generator), device) if index < steps - 1 else None
-            step = self.scheduler.step(velocity, index, sample, x0, noise=noise)
-            sample, x0 = step.prev_sample, step.pred_original_sample
-            if report is not None:
-                report(index)
+        with first_block_cache(self.transformer, shortcuts.cache):
+            for index, timestep in enumerate(self.scheduler.timesteps):
+                prediction = velocity(index, sample, timestep)
+                noise = send(torch.randn(like.shape, generator=generator), device) if index < steps - 1 else None
+                step = self.scheduler.step(prediction, index, sample, x0, noise=noise)
+                sample, x0 = step.prev_sample, step.pred_original_sample
+                if report is not None:
+                    report(index)
         return sample
 
     def _frames_of(self, performance: Performance, index: int) -> int:
@@ -461,6 +495,7 @@ class Hallo3Pipeline(DiffusionPipeline):
         tiles = motion.in_tiles(self.vae) if self.decoding == "tiled" else nullcontext()
         with self.strategy.using(self, "vae"), tiles:
             for piece in motion.decode_video(self.vae, latents):
+                _require_numbers(piece, "the VAE")
                 last = torch.cat([last, piece[-k:].cpu()])[-k:] if len(last) else piece[-k:].cpu()
                 pieces.append(motion.to_frames(piece))
         return np.concatenate(pieces)[k : k + wanted], last
@@ -474,20 +509,24 @@ class Hallo3Pipeline(DiffusionPipeline):
         prompt: str = "",
         *,
         num_inference_steps: int | None = None,
+        quality: str = "exact",
         on_step: StepCallback | None = None,
         watermark: bool = True,
         **options: Any,
     ) -> Iterator[np.ndarray]:
         """Yields frames clip by clip, (F, height, width, 3) uint8 each, at the configuration's `fps`.
 
-        portrait: an image or its path. speech: a path, or (samples,) mono float32 at 16 kHz. watermark: put the
-        invisible mark of a generated video into the frames; without it, say by other means what they are. options: as
-        `prepare`. Raises UserError for input that can't be used.
+        portrait: an image or its path. speech: a path, or (samples,) mono float32 at 16 kHz. quality: exact, high or
+        draft, see `sampling/shortcuts.py`. watermark: put the invisible mark of a generated video into the frames;
+        without it, say by other means what they are. options: as `prepare`. Raises UserError for input that can't be
+        used, and where a network gives no numbers.
         """
+        sampled: dict[str, Any] = {"num_inference_steps": num_inference_steps, "on_step": on_step}
+        sampled["shortcuts"] = find_quality(quality).shortcuts
         samples = _as_samples(speech)
         performance = self.prepare(_as_image(portrait), samples, prompt, **options)
         mark, shown = self._mark(performance, samples, prompt) if watermark else None, 0
-        for clip in self.render(performance, num_inference_steps=num_inference_steps, on_step=on_step):
+        for clip in self.render(performance, **sampled):
             yield clip.frames if mark is None else mark.apply(clip.frames, shown)
             shown += len(clip.frames)
 
@@ -509,6 +548,15 @@ class Hallo3Pipeline(DiffusionPipeline):
         """All frames at once; arguments as `stream`. For minutes of speech use `stream`: memory stays constant."""
         frames = np.concatenate(list(self.stream(portrait, speech, prompt, **options)))
         return Hallo3Output(frames=frames, fps=self.config.fps)
+
+
+def _require_numbers(tensor: torch.Tensor, source: str) -> None:
+    """Raises UserError where a network has gone out of the range of its numbers: frames of that would be black."""
+    if not torch.isfinite(tensor).all():
+        raise UserError(
+            f"{source}: gives values that are no numbers; bring the scales of guidance closer to 1, use --dtype "
+            "float32, or copy the bundle again"
+        )
 
 
 def _as_image(portrait: Image.Image | str | Path) -> Image.Image:

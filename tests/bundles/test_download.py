@@ -4,11 +4,13 @@ import socket
 import pytest
 import torch
 from bundle_parts import GOLDEN, SETTINGS
-from huggingface_hub import constants
+from huggingface_hub import ModelCard, constants
 
+from hallo3.bundles.card import CARD
 from hallo3.bundles.download import download, fetch, open_repository
 from hallo3.bundles.layout import load_components, missing_parts, read_index, save_components
 from hallo3.bundles.places import list_bundles, registry
+from hallo3.cli import main
 from hallo3.errors import UserError
 from hub_server import serving
 
@@ -123,6 +125,42 @@ def test_a_repository_that_is_a_bundle_is_taken_as_it_is(hub, tmp_path, componen
     loaded = load_components("small", parts)
     for name, part in parts.items():
         assert all(torch.equal(x, loaded[name].state_dict()[n]) for n, x in part.state_dict().items())
+
+
+@pytest.mark.parametrize("text", [None, "Their own words."])
+def test_a_downloaded_bundle_has_a_card(text, hub, tmp_path, components):
+    save_components(tmp_path / "source", {"vae": components["vae"]}, SETTINGS)
+    (tmp_path / "source" / CARD).unlink()
+    if text is not None:
+        (tmp_path / "source" / CARD).write_text(text)
+    hub.repositories["someone/small"] = tmp_path / "source"
+    folder, _ = download("someone/small")
+    card = (folder / CARD).read_text()
+    if text is not None:
+        assert card == text
+    else:
+        assert "| vae | `AutoencoderKLCogVideoX` |" in card and f"- source: `someone/small@{hub.commit}`" in card
+        assert ModelCard(card).data.license == "other" and "--bundle small" in card
+
+
+def test_the_hub_s_token_is_told_to_the_hub_alone(hub, tmp_path, capfd, caplog, monkeypatch):
+    """Whatever goes wrong: not to people, not to logs, not to what is written."""
+    token = "hf_" + "s3cr3t" * 5
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setenv("HALLO3_DEBUG", "1")
+    caplog.set_level("DEBUG")
+    said = ""
+    for fault in ("status", "cut", "corrupt", "none"):
+        hub.status = 403 if fault == "status" else None
+        hub.cuts = {WEIGHTS: [1_000_000, *[0] * 20]} if fault == "cut" else {}
+        hub.corrupt = {WEIGHTS} if fault == "corrupt" else set()
+        assert main(["download", "hallo3", "--out", str(tmp_path / "b")]) == (0 if fault == "none" else 2)
+        captured = capfd.readouterr()
+        said += captured.out + captured.err
+    assert hub.tokens == {f"Bearer {token}"}
+    assert "answered 403" in said and "arrived damaged" in said and "lacks tokenizer" in said
+    assert token not in said + caplog.text
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and token.encode() in path.read_bytes()]
 
 
 def test_a_bundle_on_the_hub_is_loaded_by_its_name(hub, tmp_path, components):

@@ -118,6 +118,7 @@ def test_bad_speech(kind: str, good: dict[str, str], tmp_path: Path) -> None:
         (["--steps", "-3"], "--steps"),
         (["--steps", "many"], "--steps"),
         (["--speech-scale", "nan"], "--speech-scale"),
+        (["--speech-scale", "1e308"], "between -100 and 100"),
         (["--seed", "-1"], "--seed"),
         (["--crf", "99"], "--crf"),
         (["--crf", "0"], "--crf"),

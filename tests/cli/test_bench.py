@@ -13,6 +13,7 @@ from PIL import Image
 import tiny
 from hallo3 import bench
 from hallo3.pipeline import Hallo3Pipeline
+from hallo3.sampling.shortcuts import Sampling
 
 
 def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -35,6 +36,9 @@ def test_every_stage_by_the_command(tiny_bundle: Path, tmp_path: Path) -> None:
     whole = once - stages["loading"]["seconds"] + 18 * each_clip  # 5 s are 125 frames: 18 clips of 9 that share 2
     assert found["frames_a_clip"] == tiny.FRAMES - 2 and found["seconds_for_speech"]["5"] == pytest.approx(whole)
     assert found["steps"] == 2 and found["branches"] == 2 and found["step_operations"] > 0
+    assert (found["quality"], found["evaluations"]) == ("exact", 4)
+    sampled = stages["denoising"]["seconds"] + stages["decoding"]["seconds"]
+    assert found["first_clip_share"] == pytest.approx(found["first_clip"] / sampled) and found["first_clip"] > 0
     with Image.open(tmp_path / "times.png") as picture:
         assert min(picture.size) > 100
 
@@ -43,7 +47,8 @@ def test_measuring_changes_nothing(tiny_bundle: Path) -> None:
     pipeline = Hallo3Pipeline.from_pretrained(tiny_bundle)
     options: dict[str, Any] = {"no_face": True, "num_inference_steps": 1}
     before = pipeline(tiny.portrait(), tiny.speech(0.4), **options).frames
-    times = bench._run(pipeline, 1)
+    times, first_clip = bench._run(pipeline, Sampling.by("exact", 1, 2), no_face=True)
+    assert 0 < first_clip < sum(map(sum, times.values()))
     assert [len(times[name]) for name in bench.EACH_CLIP.values()] == [bench.CLIPS] * len(bench.EACH_CLIP)
     assert np.array_equal(pipeline(tiny.portrait(), tiny.speech(0.4), **options).frames, before)
     assert "_decode" not in vars(pipeline)

@@ -1,5 +1,6 @@
 """`hallo3 inspect`, and marks left out: what is said, what is recorded, what is refused."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,12 +11,13 @@ import pytest
 from PIL import Image
 
 import tiny
-from hallo3.animation import AnimationRequest, animate
+from hallo3.animation import AnimationRequest, animate, is_result_of
 from hallo3.bundles.places import embedded_bundle
 from hallo3.cli import main
 from hallo3.media import credentials
 from hallo3.media.credentials import find_signer, sign
-from hallo3.media.provenance import provenance_record, record_identifier, tags_of
+from hallo3.media.inspection import inspect
+from hallo3.media.provenance import provenance_record, read_provenance, record_identifier, tags_of
 from hallo3.media.video import VideoWriter, read_video
 from hallo3.media.watermark import BITS, Watermark, written
 from hallo3.pipeline import Hallo3Pipeline
@@ -83,6 +85,24 @@ def test_without_the_library(
     assert "c2pa-python is not installed" in said and "cannot be told from 5 frames" in said
 
 
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp", "bmp"])
+def test_a_picture_is_no_video(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / f"p.{kind}")
+    assert main(["inspect", str(tmp_path / f"p.{kind}")]) == 2
+    assert "is a picture, no video" in capsys.readouterr().err
+
+
+def test_forged_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = Watermark(1, 128, 192).apply(np.full((50, 128, 192, 3), 90, np.uint8), 0)
+    for settings in ("5", "[]", "null", '{"watermark": "\\ud800"}'):
+        tags = {"description": f'{{"software": "hallo3", "seed": "\\ud800", "settings": {settings}}}'}
+        with VideoWriter(tmp_path / "a.mp4", 192, 128, metadata=tags, overwrite=True) as writer:
+            writer.write_clip(picture)
+            writer.finish()
+        for options in ((), ("--json",)):
+            assert "of hallo3" in inspected(tmp_path / "a.mp4", capsys, *options) or options
+
+
 @pytest.mark.parametrize("kind", ["missing", "folder", "empty", "text", "picture"])
 def test_refused(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = {"missing": tmp_path / "none.mp4", "folder": tmp_path}.get(kind, tmp_path / "bad.mp4")
@@ -110,6 +130,21 @@ def test_marks_left_out_are_announced_and_recorded(tiny_bundle: Path, tmp_path: 
     assert "made without watermark and credentials, by choice" in shown.stdout
 
 
+@pytest.mark.parametrize("command", ["animate", "batch"])
+def test_credentials_are_not_both_signed_and_left_out(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the command line that is a mistake; a certificate in the environment is only a default."""
+    given = {"animate": ["p.png", "s.wav", "-o", str(tmp_path / "o.mp4")], "batch": ["gone.csv", "--out", "o"]}[command]
+    for option in ("--certificate", "--private-key"):
+        assert main([command, *given, "--no-credentials", option, "nosuch.pem"]) == 2
+        assert "go without --no-credentials" in capsys.readouterr().err
+    monkeypatch.setenv("HALLO3_CERTIFICATE", "nosuch.pem")
+    monkeypatch.setenv("HALLO3_PRIVATE_KEY", "nosuch.pem")
+    assert main([command, *given, "--no-credentials"]) == 2
+    assert "no such file; check the path of the " in (said := capsys.readouterr().err) and "pem" not in said
+
+
 def test_the_library_is_missed_aloud(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.portrait().save(tmp_path / "p.png")
     tiny.write_wav(tmp_path / "s.wav", tiny.speech(0.5))
@@ -120,7 +155,29 @@ def test_the_library_is_missed_aloud(tiny_bundle: Path, tmp_path: Path, monkeypa
     )
     animate(request, listen=events.append)
     assert credentials.MISSING in [event.get("message") for event in events]
-    assert (tmp_path / "out.mp4").exists()
+    record = read_provenance(tmp_path / "out.mp4")
+    assert record is not None and record["settings"]["credentials"] is False
+    assert record["unsigned"] == "c2pa-python was not installed"
+    assert is_result_of(dataclasses.replace(request, steps=1)), "given again, it is made already"
+    monkeypatch.undo()
+    said = inspect(tmp_path / "out.mp4").lines()
+    assert "made without credentials: c2pa-python was not installed" in said[0] and "by choice" not in said[0]
+    assert said[1] == "credentials  none" and not is_result_of(request)
+
+
+def test_no_place_is_told_in_a_result(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Neither in the tags nor in the credentials: a path names people and machines."""
+    tiny.portrait().save(tmp_path / "p.png")
+    tiny.write_wav(tmp_path / "s.wav", tiny.speech(0.4))
+    request = AnimationRequest(
+        tmp_path / "p.png", tmp_path / "s.wav", tmp_path / "out.mp4", bundle=str(tiny_bundle), no_face=True, steps=1
+    )
+    record = read_provenance(animate(request))
+    assert record is not None and record["bundle"] == "tiny" == record["settings"]["bundle"]
+    assert record["settings"]["bundle_digest"].startswith("blake2b-64:")
+    content = (tmp_path / "out.mp4").read_bytes()
+    assert str(tiny_bundle).encode() not in content and str(tiny_bundle.parent).encode() not in content
+    assert is_result_of(request)
 
 
 def test_what_the_next_clip_sees_is_not_marked(tiny_bundle: Path, tmp_path: Path) -> None:

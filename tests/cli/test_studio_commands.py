@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+import wave
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from hallo3.errors import UserError
 from hallo3.media.provenance import read_provenance
+from hallo3.media.sound import read_speech
 from hallo3.media.video import probe, read_video
 from hallo3.studio.dataset import Material, open_dataset, sample
 
@@ -37,6 +40,22 @@ def test_a_drawn_person_as_a_video(tmp_path: Path, recordings: Path) -> None:
     assert again.returncode == 2 and "--overwrite" in again.stderr
 
 
+def test_a_drawn_person_may_pause(tmp_path: Path) -> None:
+    """A clip that ends before its first word has a silent sound, which nobody could animate from."""
+    (tmp_path / "speech").mkdir()
+    with wave.open(str(tmp_path / "speech" / "pause.wav"), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        hum = np.sin(np.arange(32000) * 0.3) * 9000 * (np.arange(32000) > 24000)
+        file.writeframes(hum.astype("<i2").tobytes())
+    arguments = ("--seed", 4, "--split", "train", "--seconds", 0.3, "--recordings", tmp_path / "speech", *SMALL)
+    done = run("render", "-o", tmp_path / "pause.mp4", *arguments)
+    assert done.returncode == 0, done.stderr
+    info = probe(tmp_path / "pause.mp4")
+    assert info.sound is not None and info.frames == 8
+    with pytest.raises(UserError, match="silent"):
+        read_speech(tmp_path / "pause.mp4")
+
+
 def test_a_contact_sheet(tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
     done = run("preview", "-o", sheet, "--rows", 2, "--columns", 1, *SMALL)
@@ -55,6 +74,7 @@ def test_a_dataset_goes_on_where_it_stopped(tmp_path: Path, recordings: Path) ->
     assert (folder / "000000" / "frames.npy").stat().st_mtime_ns == written
     assert [clip.frames.shape for clip in open_dataset(folder)] == [(5, 48, 64, 3)] * 2
     assert json.loads((folder / "dataset.json").read_text())["frames"] == 5
+    assert all(clip.face.ndim == 1 and clip.face.any() for clip in open_dataset(folder))
     other = run("dataset", "--out", folder, "--count", 2, "--frames", 9, *SMALL)
     assert (other.returncode == 2 and "other" in other.stderr) or "another folder" in other.stderr
 
@@ -71,10 +91,17 @@ def test_a_dataset_goes_on_where_it_stopped(tmp_path: Path, recordings: Path) ->
         (("dataset", "--out", "out", "--photographs", "."), "labelled portraits"),
         (("dataset", "--out", "out", "--recordings", "."), "no recordings"),
         (("dataset",), "--out"),
+        (("dataset", "--out", "out", "--bundle", "unheard-of"), "no such bundle"),
+        (("dataset", "--out", "taken"), "taken is a file"),
+        (("dataset", "--out", "taken/below"), "taken is a file"),
+        (("import", ".", "--out", "taken"), "taken is a file"),
+        (("score", "--out", "taken"), "taken is a file"),
+        (("preview", "-o", "out.png", "--light", "disco"), "fading"),
     ],
 )
 def test_refused(arguments: tuple[str, ...], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("a file")
     done = run(*arguments)
     assert done.returncode == 2, done.stderr
     assert word in done.stderr and "Traceback" not in done.stderr and done.stderr.count("\n") == 1

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hallo3.cli import main
@@ -41,6 +42,7 @@ def test_videos_become_a_dataset(tmp_path: Path, recordings: Path, capsys: pytes
     assert [line for line in lines if "uncaptioned.txt: no such file" in line and line.startswith("left out: ")]
     (clip,) = open_dataset(out)
     assert clip.frames.shape == (9, 64, 96, 3) and clip.source == "video" and clip.caption == "A person talks."
+    assert clip.face.ndim == 1 and np.isfinite(clip.face).all() and clip.face.any()
     assert json.loads((out / "dataset.json").read_text())["sizes"] == ["64x96", "96x64"]
     written = (clip.folder / "frames.npy").stat().st_mtime_ns
     assert main(["studio", "import", *arguments]) == 0

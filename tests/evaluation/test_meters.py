@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from hallo3.evaluation.meters import (
-    MouthMeter,
+    CropMeter,
     correlation,
-    mouth_crops,
+    crops,
     partial_correlation,
     structural_similarity,
 )
@@ -33,7 +33,7 @@ def opening():
 
 def test_the_truth_is_measured_as_true(opening):
     frames, boxes = talking(opening)
-    meter = MouthMeter(frames[:50], boxes[:50], opening[:50])
+    meter = CropMeter(frames[:50], boxes[:50], opening[:50])
     measured = meter(frames[50:], boxes[50:])
     assert correlation(measured, opening[50:]) > 0.95
     assert np.std(measured) == pytest.approx(np.std(opening[50:]), rel=0.15)
@@ -41,7 +41,7 @@ def test_the_truth_is_measured_as_true(opening):
 
 def test_shuffled_and_frozen_mouths_score_nothing(opening):
     frames, boxes = talking(opening)
-    meter = MouthMeter(frames[:50], boxes[:50], opening[:50])
+    meter = CropMeter(frames[:50], boxes[:50], opening[:50])
     other = np.random.default_rng(1).permutation(50)
     assert abs(correlation(meter(frames[50:][other], boxes[50:]), opening[50:])) < 0.4
     still, _ = talking(np.full(50, 0.3))
@@ -59,7 +59,7 @@ def width(opening):
 def read_width(opening, width):
     """How well the second half of a video shows a true width, beyond what its opening tells of it."""
     frames, boxes = talking(opening, width=width)
-    meter = MouthMeter(frames[:50], boxes[:50], width[:50])
+    meter = CropMeter(frames[:50], boxes[:50], width[:50])
 
     def read(true, shown):
         video, _ = talking(opening[50:], width=shown[50:])
@@ -97,7 +97,7 @@ def test_what_another_track_explains_is_taken_away():
 def test_the_meter_follows_a_mouth_that_moves_in_the_picture(opening):
     frames, boxes = talking(opening)
     moved, moved_boxes = talking(opening, shift=7)
-    meter = MouthMeter(frames[:50], boxes[:50], opening[:50])
+    meter = CropMeter(frames[:50], boxes[:50], opening[:50])
     assert correlation(meter(moved[50:], moved_boxes[50:]), opening[50:]) > 0.95
 
 
@@ -109,9 +109,9 @@ def test_a_track_that_does_not_move_correlates_with_nothing():
 def test_crops_sample_the_box():
     frames = np.zeros((1, 20, 20, 3), np.uint8)
     frames[0, 5:10, 8:16] = 255
-    crops = mouth_crops(frames, np.array([[8.0, 5.0, 8.0, 5.0]]), (5, 8))
-    assert crops.shape == (1, 5, 8, 3)
-    assert crops.min() == 1.0
+    found = crops(frames, np.array([[8.0, 5.0, 8.0, 5.0]]), (5, 8))
+    assert found.shape == (1, 5, 8, 3)
+    assert found.min() == 1.0
 
 
 def test_similarity_of_a_picture_to_itself_and_to_another(opening):

@@ -66,7 +66,10 @@ def test_the_right_mouths_do_not_follow_wrong_recordings() -> None:
     tracks = [opening(seed) for seed in range(8)]
     loudness = [np.full(120, 0.5)] * 8
     found = wrong_recordings(tracks, tracks, loudness)
-    assert found.shape == (56,) and np.percentile(found, 90) < 0.4
+    assert found.shape == (8,) and np.percentile(found, 90) < 0.25
+    # A mouth that moves with whatever anybody says is told.
+    anything = [np.mean(tracks, axis=0)] * 8
+    assert np.percentile(wrong_recordings(anything, tracks, loudness), 90) > 0.3
     # A mouth that does the same whatever is said is told by the recordings being alike.
     assert wrong_recordings(tracks[:1] * 8, tracks[:1] * 8, loudness).min() > 0.99
 

@@ -1,6 +1,7 @@
 """Content credentials: signed aside, read back, broken by a change; whose certificate, and what is refused."""
 
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
@@ -58,6 +59,14 @@ def test_the_local_certificate_is_made_once_and_private(own_home: Path) -> None:
     assert stat.S_IMODE((own_home / LOCAL_FILE).stat().st_mode) == 0o600
     assert stat.S_IMODE(own_home.stat().st_mode) == 0o700
     assert sorted(path.name for path in own_home.iterdir()) == [LOCAL_FILE]
+
+
+def test_the_first_ones_of_a_machine_can_be_made_side_by_side(own_home: Path) -> None:
+    """As by two servers that start together."""
+    with ThreadPoolExecutor(16) as pool:
+        made = list(pool.map(lambda _: find_signer(), range(64)))
+    assert find_signer() in made
+    assert [path.name for path in own_home.iterdir()] == [LOCAL_FILE]
 
 
 def own_pair(folder: Path) -> tuple[Path, Path]:

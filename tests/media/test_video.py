@@ -1,3 +1,4 @@
+import fcntl
 import os
 import resource
 import signal
@@ -15,9 +16,10 @@ from media_samples import only_user_errors, pictures, tone, write_video
 
 from hallo3.errors import UserError
 from hallo3.media.fragments import boxes
+from hallo3.media.progress import Written, read_written
 from hallo3.media.provenance import provenance_tags, read_provenance
 from hallo3.media.sound import speech_from_samples
-from hallo3.media.video import VideoWriter, probe, read_video, stream_frames
+from hallo3.media.video import BeingWritten, VideoWriter, probe, read_video, stream_frames
 
 WIDTH, HEIGHT = 64, 48
 CLIPS = [9, 12, 12, 5]
@@ -192,6 +194,7 @@ def test_a_resumed_run_gives_the_same_file(tmp_path, whole, clips, tail):
         rest = {"nothing": b"", "half a clip": whole[1][len(part) : len(part) + 900], "noise": os.urandom(5000)}
         target.part.write_bytes(part + rest[tail])
     assert target.state.exists() == bool(clips)
+    assert read_written(target.state) == (Written(clips, sum(CLIPS[:clips]), len(part)) if clips else None)
     with writer(path, resume=True) as target:
         assert (target.progress.clips, target.progress.frames) == (clips, sum(CLIPS[:clips]))
         for name, array in carry(clips).items() if clips else ():
@@ -334,6 +337,90 @@ def test_two_runs_never_write_the_same_file(tmp_path):
         write(first, begin=1)
         first.finish()
     assert probe(tmp_path / "a.mp4").frames == FRAMES
+
+
+class Raced(VideoWriter):
+    """While this one finishes, others begin."""
+
+    def __init__(self, path, moment, intrude, **options):
+        super().__init__(path, WIDTH, HEIGHT, speech=speech(), fingerprint='{"seed": 3, "steps": 20}', **options)
+        self.moment, self.intrude = moment, intrude
+
+    def _remux(self, source, draft):
+        if self.moment == "before the packets are copied":
+            self.intrude()
+        super()._remux(source, draft)
+        if self.moment == "after the packets are copied":
+            self.intrude()
+
+
+@pytest.mark.parametrize("options", [{"overwrite": True}, {"resume": True}, {}], ids=str)
+@pytest.mark.parametrize("moment", ["before the packets are copied", "after the packets are copied", "while signing"])
+def test_no_run_begins_while_another_finishes(tmp_path, moment, options):
+    path, refused = tmp_path / "a.mp4", []
+
+    def intrude():
+        with pytest.raises(BeingWritten) as caught:
+            writer(path, **options)
+        refused.append(caught.value)
+
+    def seal(draft, sealed):
+        if moment == "while signing":
+            intrude()
+        sealed.write_bytes(draft.read_bytes())
+
+    with Raced(path, moment, intrude) as target:
+        write(target)
+        target.finish(seal)
+    assert refused and probe(path).frames == FRAMES
+    assert os.listdir(tmp_path) == ["a.mp4"]
+
+
+def test_a_run_that_opened_what_another_was_about_to_remove(tmp_path, monkeypatch):
+    """Between opening and locking, the first run ends: the second must not write into a file without a name."""
+    path, lock = tmp_path / "a.mp4", fcntl.flock
+    first = writer(path)
+    write(first, CLIPS[:1])
+
+    def late(file, how):
+        if not first._file.closed:
+            first.finish()
+        return lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with writer(path, overwrite=True) as second:
+        assert probe(path).frames == CLIPS[0] and second.part.exists()
+        write(second)
+        second.finish()
+    assert probe(path).frames == FRAMES and os.listdir(tmp_path) == ["a.mp4"]
+
+
+def test_a_run_that_gives_up_takes_nothing_from_another(tmp_path, monkeypatch):
+    """It removes its empty file before others can open it, not after."""
+    path, unlink = tmp_path / "a.mp4", Path.unlink
+    first = writer(path)
+
+    def meanwhile(name, **options):
+        if name == first.part:
+            with pytest.raises(BeingWritten):
+                writer(path)
+        unlink(name, **options)
+
+    monkeypatch.setattr(Path, "unlink", meanwhile)
+    first.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_unfinished_video_that_lost_frames_is_no_result(tmp_path):
+    """As on a file system without locks, where another run may have begun it anew."""
+    with writer(tmp_path / "a.mp4") as target:
+        write(target, CLIPS[:1])
+        short = target.part.read_bytes()
+        write(target, CLIPS[:2], 1)
+        target.part.write_bytes(short)
+        with pytest.raises(UserError, match="holds 9 of the 21 frames"):
+            target.finish()
+    assert not (tmp_path / "a.mp4").exists()
 
 
 def test_a_failure_while_rendering_keeps_what_is_done(tmp_path):

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import tiny
+from hallo3.animation import AnimationRequest, animate
 from hallo3.bundles.places import embedded_bundle
 from hallo3.media import watermark
+from hallo3.media.inspection import inspect
+from hallo3.media.video import read_video
 from hallo3.media.watermark import BITS, WINDOW, Watermark, detect
 
 HEIGHT, WIDTH = 128, 192
@@ -167,3 +171,17 @@ def test_the_published_size() -> None:
     assert 10 * math.log10(255**2 / (difference**2).mean()) > 43
     seen = detect(resized(cropped(marked), 216, 324))
     assert seen.found and seen.identifier == IDENTIFIER
+
+
+def test_the_mark_is_in_what_the_embedded_model_makes(tmp_path):
+    """Two seconds of the sample, through the whole job; as it is, and compressed as uploads are."""
+    sample = embedded_bundle() / "sample"
+    with av.open(str(sample / "speech.wav")) as container:
+        sound = np.concatenate([frame.to_ndarray().ravel() for frame in container.decode(audio=0)])
+        rate = container.streams.audio[0].rate
+    tiny.write_wav(tmp_path / "speech.wav", sound[: 2 * rate].astype(np.float32) / np.abs(sound).max(), rate)
+    request = AnimationRequest(sample / "portrait.png", tmp_path / "speech.wav", tmp_path / "out.mp4")
+    found = inspect(animate(request))
+    assert found.mark.found and found.agrees and found.mark.log10_chance < -6
+    again = detect(compressed(read_video(request.output).frames, 28))
+    assert again.found and (again.identifier ^ found.mark.identifier).bit_count() <= 2

@@ -5,11 +5,13 @@ import copy
 import pytest
 import torch
 from diffusers import FirstBlockCacheConfig
+from diffusers.hooks import apply_group_offloading
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry, attention_backend
 from network_cases import TINY, assert_agree, tiny_denoiser, tiny_inputs, tiny_reference
 from peft import LoraConfig
 
 from hallo3.networks import Hallo3Transformer3DModel, ReferenceNetwork
+from hallo3.runtime.compilation import compile_layers
 
 
 @pytest.fixture
@@ -136,6 +138,24 @@ def test_regional_compilation(denoiser, case):
     reference, plain = tiny_reference(), tiny_reference()
     reference.compile_repeated_blocks(backend="eager", fullgraph=True)
     assert_agree(reference(*portrait())[-1], plain(*portrait())[-1])
+    torch._dynamo.reset()
+
+
+@torch.no_grad()
+def test_layers_compile_inside_what_is_hooked_around_them(denoiser, case):
+    """As `--compile` does it: with a cache, and with layers that are streamed."""
+    inputs, given = case
+    expected, conditions = denoiser(*inputs, **given), denoiser.conditions(**given)
+    counter, here = torch._dynamo.testing.CompileCounter(), torch.device("cpu")
+    compile_layers(denoiser, backend=counter)
+    assert_agree(denoiser(*inputs, conditions=conditions), expected)
+    denoiser.enable_cache(FirstBlockCacheConfig(threshold=0.05))
+    with denoiser.cache_context("only"):
+        assert_agree(denoiser(*inputs, conditions=conditions), expected)
+    denoiser.disable_cache()
+    apply_group_offloading(denoiser, here, here, offload_type="block_level", num_blocks_per_group=1)
+    assert_agree(denoiser(*inputs, conditions=conditions), expected)
+    assert counter.frame_count == 1  # one graph for all layers
     torch._dynamo.reset()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hallo3.conditions.motion import decode_video, encode_video, in_tiles
 from hallo3.errors import UserError
 from hallo3.networks import Hallo3Transformer3DModel, ReferenceNetwork
 from hallo3.networks.lean_vae import make_lean
-from hallo3.runtime.estimates import STRATEGIES, Estimate, Sizes, Workload, estimates, ways
+from hallo3.runtime.estimates import STRATEGIES, Estimate, Sizes, Speed, Workload, estimates, ways
 from hallo3.runtime.plan import choose
 from hallo3.sampling.guidance import GuidanceScales
 
@@ -166,6 +167,19 @@ def test_memory_does_not_depend_on_the_speech() -> None:
         assert (short.device, short.host) == (hour.device, hour.host)
 
 
+def test_several_gpus_save_time_and_little_memory() -> None:
+    """Each has all weights; what lives in a forward is cut where a sequence is."""
+    speed = Speed(400e12, 400e12, 150e12, "assumed")
+    one, two, four = (estimates(PUBLISHED, replace(GPU, gpus=count), speed) for count in (1, 2, 4))
+    for alone, shared, cut in zip(one, two, four, strict=True):
+        assert alone.seconds and shared.seconds and cut.seconds
+        assert 1.7 < alone.seconds / shared.seconds < 2 and 1.5 < shared.seconds / cut.seconds < 2
+        assert alone.others == 0 and cut.others < shared.others
+        assert shared.stages == alone.stages and cut.stages["denoising"] < shared.stages["denoising"]
+    assert all(found.others < found.device for found in two)
+    assert not any(Sizes(PUBLISHED, replace(GPU, gpus=count)).exchanged() for count in (1, 2)), "but for the results"
+
+
 def test_the_fastest_that_fits_is_chosen() -> None:
     slow = Estimate("staged", {"denoising": 2e9}, 3e9, None)
     quantised = Estimate("staged", {"all": 1e9}, 1e9, None, weights="int8")
@@ -202,19 +216,38 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     )
     assert [one["strategy"] for one in found["strategies"] if one["exact"]] == ["resident", "staged", "streamed"]
     assert all(one["seconds"] > 0 and one["host"] > one["device"] / 2 > 0 for one in found["strategies"])
+    assert main(["plan", "hallo3", "--gpu-memory", "24GB", "--quality", "draft", "--json"]) == 0
+    draft = json.loads(capsys.readouterr().out)
+    assert (draft["quality"], draft["steps"], draft["evaluations"]) == ("draft", 20, 26)
+    staged = next(one["seconds"] for one in draft["strategies"] if one["strategy"] == "staged")
+    times = draft["qualities"]
+    assert times["draft"] == staged < times["high"] < times["exact"] and list(times) == ["exact", "high", "draft"]
     assert main(["plan", "hallo3", "--gpu-memory", "24GB"]) == 0
     shown = capsys.readouterr().out
+    assert "--quality: exact " in shown and ", draft " in shown
     assert "chosen: staged fits; resident needs" in shown and "hallo3 download hallo3" in shown
     assert main(["plan", "hallo3", "--gpu-memory", "9GB", "--host-memory", "32GB"]) == 0
     assert "chosen: streamed, tiled decoding fits (approximate)" in capsys.readouterr().out
     assert main(["plan", "hallo3", "--gpu-memory", "9GB", "--decoding", "whole"]) == 2
     capsys.readouterr()
+    assert main(["plan", "hallo3", "--gpu-memory", "24GB", "--gpus", "6"]) == 0
+    shown = capsys.readouterr().out
+    assert "6 GPUs: 2 × guidance branches, 3 × the sequence of each; reckoned" in shown and "each other GPU" in shown
     assert main(["plan", "hallo3", "--gpu-memory", "3"]) == 2
     assert "does not fit into 3.0 GB" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "words", [["--gpu-memory", "lots"], ["--gpu-memory", "0GB"], ["no-such-bundle"], ["--weights", "int3"]]
+    "words",
+    [
+        ["--gpu-memory", "lots"],
+        ["--gpu-memory", "0GB"],
+        ["no-such-bundle"],
+        ["--weights", "int3"],
+        ["hallo3", "--gpu-memory", "80GB", "--gpus", "97"],
+        ["hallo3", "--gpu-memory", "80GB", "--gpus", "2", "--quality", "draft"],
+        ["--quality", "best"],
+    ],
 )
 def test_what_cannot_be_planned(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", *words]) == 2

@@ -13,6 +13,7 @@ import tiny
 from hallo3.media.credentials import read_credentials
 from hallo3.media.provenance import read_provenance
 from hallo3.media.video import probe
+from hallo3.serving.jobs import JobQueue, Limits
 
 FORM = "multipart/form-data; boundary=y"
 PART = b'--y\r\nContent-Disposition: form-data; name="speech"; filename="a.wav"\r\n\r\n'
@@ -34,7 +35,8 @@ def read_events(client: Any, job: str, last: str = "") -> list[tuple[str, dict[s
 
 def test_a_whole_job(serve: Callable[..., Any], sent: dict[str, bytes], tmp_path: Path) -> None:
     client = serve()
-    assert client.get("/health").json()["status"] == "ok"
+    health = client.get("/health").json()
+    assert (health["status"], health["bundle"]) == ("ok", "tiny"), "not where it lies"
     answer = client.post(
         "/v1/jobs", **submission(sent, prompt="a woman talks", settings='{"no_face": true, "seed": 5}')
     )
@@ -223,3 +225,26 @@ def test_a_disk_that_refuses(serve: Callable[..., Any], sent: dict[str, bytes], 
     assert answer.headers["retry-after"] == "60"
     (tmp_path / "data" / "jobs").mkdir()
     assert client.post("/v1/jobs", **submission(sent)).status_code == 202
+
+
+def test_a_table_that_cannot_grow(tmp_path: Path, tiny_bundle: Path, sent: dict[str, bytes]) -> None:
+    """The disk is full for the table alone: no bug, nothing half kept, and it goes on when there is room."""
+    from fastapi.testclient import TestClient
+
+    from hallo3.serving.api import create_app
+
+    jobs = JobQueue(tmp_path / "data", Limits(per_minute=1000, waiting=1000), common={"bundle": str(tiny_bundle)})
+    table, long = jobs.store._connection, {"prompt": "w" * 3900}
+    pages = table.execute("PRAGMA page_count").fetchone()[0]
+    table.execute(f"PRAGMA max_page_count = {pages}")
+    client = TestClient(create_app(jobs), base_url="http://127.0.0.1", raise_server_exceptions=False)
+    for _ in range(9):
+        answer = client.post("/v1/jobs", **submission(sent, **long))
+        if answer.status_code != 202:
+            break
+    refused(answer, 503, "server", "full")
+    taken = jobs.store.counts()["queued"]
+    assert len(list((tmp_path / "data" / "jobs").iterdir())) == taken, "what was refused is not kept"
+    table.execute("PRAGMA max_page_count = 100000")
+    assert client.post("/v1/jobs", **submission(sent, **long)).status_code == 202
+    assert jobs.store.counts()["queued"] == taken + 1

@@ -1,11 +1,14 @@
 """The queue and its workers without HTTP: who takes a job, what a death leaves, and two workers on one folder."""
 
 import contextlib
+import errno
 import io
+import os
 import re
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,8 @@ import pytest
 from hallo3.animation import animate
 from hallo3.errors import UserError
 from hallo3.media.video import read_video
-from hallo3.serving.jobs import Busy, JobQueue, Limits, UnknownJob
+from hallo3.serving import worker as worker_of
+from hallo3.serving.jobs import Busy, JobQueue, Limits, UnknownJob, shown_name
 from hallo3.serving.store import LEASE, MAX_CLAIMS, Job
 from hallo3.serving.worker import Worker
 from hallo3.settings import Settings
@@ -27,6 +31,13 @@ def open_queue(folder: Path, bundle: Path, **limits: Any) -> JobQueue:
 def submit(jobs: JobQueue, sent: dict[str, bytes], **settings: Any) -> Job:
     wanted = Settings(no_face=True, **settings)
     return jobs.submit(io.BytesIO(sent["portrait"]), io.BytesIO(sent["speech"]), wanted, rights=True)
+
+
+def until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 class Died(BaseException):
@@ -68,6 +79,21 @@ def test_a_job_whose_worker_died_goes_on_at_its_last_clip(
     assert (read_video(jobs.result(job.id)).frames == read_video(tmp_path / "whole.mp4").frames).all()
 
 
+def test_one_model_makes_all_jobs(
+    tmp_path: Path, tiny_bundle: Path, tiny_model: Any, sent: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        raise AssertionError("the bundle was loaded again")
+
+    monkeypatch.setattr("hallo3.animation.load", load)
+    monkeypatch.setattr("hallo3.bundles.layout.load_pipeline", load)
+    jobs = open_queue(tmp_path, tiny_bundle)
+    made = [submit(jobs, sent, steps=1), submit(jobs, sent, seed=1, quality="draft")]
+    worker = Worker(jobs, tiny_model)
+    assert worker.work_once() and worker.work_once()
+    assert [jobs.get(job.id).state for job in made] == ["done", "done"]
+
+
 def test_claims(tmp_path: Path, tiny_bundle: Path, sent: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = open_queue(tmp_path, tiny_bundle)
     first, second = submit(jobs, sent), submit(jobs, sent)
@@ -92,6 +118,35 @@ def test_claims(tmp_path: Path, tiny_bundle: Path, sent: dict[str, bytes], monke
     assert store.claim("c") is None
     failed = jobs.get(first.id)
     assert failed.state == "failed" and "ended 3 times" in (failed.error or "")
+
+
+def test_a_clock_that_is_set_while_a_job_is_made(
+    tmp_path: Path, tiny_bundle: Path, tiny_model: Any, sent: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A day back, then a year on: the job is made once, and what is told of durations has nothing to do with it."""
+    jobs, moved, real = open_queue(tmp_path, tiny_bundle), [0.0, -86_400.0, 365 * 86_400.0], time.time
+    monkeypatch.setattr("hallo3.serving.store.time.time", lambda: real() + moved[0])
+    job, began = submit(jobs, sent), time.monotonic()
+    hook = tiny_model.transformer.register_forward_pre_hook(lambda *_: moved.append(moved.pop(0)))
+    assert Worker(jobs, tiny_model).work_once()
+    hook.remove()
+    made = jobs.store.get(job.id) or jobs.store.unsettled()[0]
+    assert made.state == "done" and 0 < (made.took or 0) <= time.monotonic() - began
+    assert jobs.store.usual_seconds() == made.took
+    kinds = [event["event"] for _, event in jobs.events(job.id)]
+    assert kinds.count("start") == kinds.count("done") == 1
+
+
+def test_a_table_of_the_version_before_is_used(tmp_path: Path, tiny_bundle: Path, sent: dict[str, bytes]) -> None:
+    jobs = open_queue(tmp_path, tiny_bundle)
+    job = submit(jobs, sent)
+    jobs.close()
+    with sqlite3.connect(tmp_path / "data" / "jobs.sqlite") as table:
+        table.execute("ALTER TABLE jobs DROP COLUMN took")
+        table.execute("PRAGMA user_version = 1")
+    jobs = open_queue(tmp_path, tiny_bundle)
+    assert jobs.get(job.id) == job and jobs.store.claim("a") is not None
+    assert jobs.store.finish(job.id, "a", "done", took=3.0) and jobs.store.usual_seconds() == 3.0
 
 
 def test_two_workers_share_a_folder(tmp_path: Path, tiny_bundle: Path, tiny_model: Any, sent: dict[str, bytes]) -> None:
@@ -134,6 +189,53 @@ def test_stopping_gives_the_job_back(
         time.sleep(0.02)
     worker.stop(60)
     assert not worker.is_working and jobs.get(job.id).state == "queued"
+
+
+def test_a_full_disk_is_waited_out(
+    tmp_path: Path, tiny_bundle: Path, tiny_model: Any, sent: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system refuses from the second clip on: the job keeps the first and its turn, and ends when there is room."""
+    monkeypatch.setattr("hallo3.serving.worker.SECONDS_UNTIL_ROOM", 0.1)
+    jobs, fsync, room = open_queue(tmp_path, tiny_bundle), os.fsync, threading.Event()
+    job = submit(jobs, sent, seed=3)
+
+    def fsync_on_a_full_disk(file: int) -> None:
+        if jobs.written(job.id) is not None and not room.is_set():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", fsync_on_a_full_disk)
+    worker = Worker(jobs, tiny_model)
+    worker.start()
+    until(lambda: jobs.get(job.id).error is not None)
+    given_back = jobs.get(job.id)
+    assert given_back.state in ("queued", "running") and "disk is full" in (given_back.error or "")
+    assert "--resume" not in (given_back.error or "") and jobs.partial(job.id) is not None
+    room.set()
+    until(lambda: jobs.get(job.id).is_over)
+    worker.stop()
+    ended = jobs.get(job.id)
+    assert (ended.state, ended.error, ended.frames) == ("done", None, 10)
+    starts = [event["done_already"] for _, event in jobs.events(job.id) if event["event"] == "start"]
+    assert starts[0] == 0 and set(starts[1:]) == {1}
+
+
+def test_a_worker_outlives_a_table_that_refuses(
+    tmp_path: Path, tiny_bundle: Path, sent: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """Signs of life that can't be written come again: else a step of half a minute would lose the job."""
+    monkeypatch.setattr("hallo3.serving.worker.LEASE", 0.06)
+    jobs = open_queue(tmp_path, tiny_bundle)
+    job = submit(jobs, sent)
+    table = jobs.store._connection
+    jobs.store.claim("a")
+    table.execute("UPDATE jobs SET lease = 0")
+    with worker_of._Hearing(jobs, job, "a", threading.Event()):
+        table.execute("PRAGMA query_only = 1")
+        until(lambda: "can't say now" in caplog.text)
+        assert table.execute("SELECT lease FROM jobs").fetchone()[0] == 0
+        table.execute("PRAGMA query_only = 0")
+        until(lambda: table.execute("SELECT lease FROM jobs").fetchone()[0] > 0)
 
 
 def test_what_a_left_state_of_another_version_costs(
@@ -180,8 +282,6 @@ def test_the_limit_of_waiting_holds_between_asking_and_adding(
 
 
 def test_what_was_never_wholly_submitted_goes(tmp_path: Path, tiny_bundle: Path, sent: dict[str, bytes]) -> None:
-    import os
-
     jobs = open_queue(tmp_path, tiny_bundle)
     job = submit(jobs, sent)
     for name, age in (("fresh", 0), ("old", 7200)):
@@ -190,6 +290,42 @@ def test_what_was_never_wholly_submitted_goes(tmp_path: Path, tiny_bundle: Path,
     os.utime(jobs.place(job.id), (time.time() - 7200,) * 2)
     jobs.tidy()
     assert {path.name for path in (tmp_path / "data" / "jobs").iterdir()} == {"fresh", job.id}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="rights as POSIX has them")
+@pytest.mark.parametrize("older", [False, True])
+def test_only_the_owner_reads_the_jobs(
+    tmp_path: Path, tiny_bundle: Path, sent: dict[str, bytes], *, older: bool
+) -> None:
+    """Neither names nor prompts nor files, under the mask that most systems have; nor where it was otherwise before."""
+    before = os.umask(0o022)
+    try:
+        if older:
+            open_queue(tmp_path, tiny_bundle)  # left open: its journal stays
+            for path in [tmp_path / "data" / "jobs", *(tmp_path / "data").glob("jobs.sqlite*")]:
+                path.chmod(0o755 if path.is_dir() else 0o644)
+        jobs = open_queue(tmp_path, tiny_bundle)
+        submit(jobs, sent, prompt="what nobody else should know")
+        found = {path.name: path.stat().st_mode & 0o077 for path in (tmp_path / "data").glob("*")}
+        assert found == dict.fromkeys(("jobs", "jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm"), 0)
+        assert older or not (tmp_path / "data").stat().st_mode & 0o077
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("anna's <b>é.png", "anna's <b>é.png"),
+        ("/home/anna/-x.png", "-x.png"),
+        ("a\nb\x1b[31m\u202egnp.\0", "a_b_[31m_gnp._"),
+        ("\ud800.png", "_.png"),
+        ("w" * 999, "w" * 255),
+        ("/", ""),
+    ],
+)
+def test_names_are_shown_as_they_were_given_in_one_line(given: str, shown: str) -> None:
+    assert shown_name(given) == shown
 
 
 def test_a_table_that_is_none(tmp_path: Path, tiny_bundle: Path) -> None:

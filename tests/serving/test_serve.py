@@ -16,7 +16,8 @@ from serving_help import submission, wait_until
 import hallo3
 import tiny
 from hallo3.cli import main
-from hallo3.media.credentials import read_credentials
+from hallo3.media.credentials import LOCAL_FILE, read_credentials
+from hallo3.media.personal import settings_folder
 from hallo3.media.video import probe, read_video
 
 httpx = pytest.importorskip("httpx")
@@ -135,6 +136,7 @@ def test_the_embedded_bundle(start: Callable[..., Started], tmp_path: Path) -> N
         (["--keep", "-1"], "--keep"),
         (["--certificate", "no.pem"], "--private-key"),
         (["--device", "abacus"], "--device"),
+        (["--device", "cpu", "--device", "abacus"], "abacus"),
         (["--data", "{file}"], "data"),
     ],
 )
@@ -161,6 +163,29 @@ def test_two_servers_and_what_is_exposed(
     assert process.stderr is not None
     said = process.stderr.read()
     assert "whoever reaches this machine" in said and "not encrypted" in said and "s3cret" not in said
+
+
+@pytest.mark.slow
+def test_no_secret_is_written_anywhere(
+    start: Callable[..., Started], tiny_bundle: Path, sent: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Neither token nor private key is in what the server says, stores, or answers; a wrong token isn't either."""
+    process, client = start("--bundle", str(tiny_bundle), "--token", "s3cret-of-the-server")
+    wrong = "s3cret-of-somebody-else"
+    assert client.get("/metrics", headers={"Authorization": f"Bearer {wrong}"}).status_code == 401
+    assert client.get(f"/v1/jobs/x?token={wrong}").status_code == 401
+    client.headers["Authorization"] = "Bearer s3cret-of-the-server"
+    job = client.post("/v1/jobs", **submission(sent)).json()["id"]
+    wait_until(client, job, "done")
+    answers = b"".join(
+        client.get(path).content for path in (f"/v1/jobs/{job}", f"/v1/jobs/{job}/result", "/metrics", "/openapi.json")
+    )
+    process.terminate()
+    said = "".join(process.communicate())
+    stored = b"".join(file.read_bytes() for file in (tmp_path / "data").rglob("*") if file.is_file())
+    (own,) = (settings_folder() / LOCAL_FILE).read_bytes().split(b"PRIVATE KEY-----\n")[1::2]  # what signed the result
+    for secret in (b"s3cret-of", b"PRIVATE KEY", own.splitlines()[0]):
+        assert secret not in answers + stored + said.encode()
 
 
 def test_a_base_install_is_told_what_it_lacks(tmp_path: Path) -> None:

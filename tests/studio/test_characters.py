@@ -41,13 +41,54 @@ def test_performances_stay_in_range(style):
     assert acted.num_frames == 500 and all(a.dtype == np.float32 and np.isfinite(a).all() for a in vars(acted).values())
     for name in ("opening", "width", "blink", "smile"):
         assert getattr(acted, name).min() >= 0 and getattr(acted, name).max() <= 1
-    low, high = {"profile": (0.6, 1.6), "side": (1.0, 1.6)}.get(style, (0.0, 0.95))
+    sides = {"profile": (0.6, 1.6), "side": (1.0, 1.6), "full profile": (1.2, 1.7)}
+    low, high = sides.get(style, (0.0, 0.95))
     turn = np.abs(np.mean(acted.yaw))
     assert low <= turn <= high
     assert np.abs(np.diff(acted.yaw)).max() < 0.1
     starts = np.flatnonzero((acted.blink[1:] > 0) & (acted.blink[:-1] == 0))
     assert 4 <= len(starts) <= 10
     assert np.all(np.diff(starts) >= 1.9 * FPS)
+
+
+def _styles(style, count=200):
+    return [performance(np.random.default_rng(seed), np.full(5, 0.3), np.full(5, 0.5), style) for seed in range(count)]
+
+
+def test_views_reach_full_profile_and_thirty_degrees_above_and_below():
+    turned = np.degrees([np.abs(acted.yaw).mean() for acted in _styles("full profile")])
+    assert turned.max() > 88 and turned.min() > 76
+    for style, sign in (("higher", -1), ("lower", 1)):
+        acted = _styles(style)
+        pitches = sign * np.degrees([one.pitch.mean() for one in acted])
+        assert pitches.max() > 30 and pitches.min() > 20
+        assert all(sign * one.body_pitch.mean() > 0.3 for one in acted), "the body is seen from there too"
+    drawn = _styles(None, 600)
+    assert np.degrees(max(np.abs(one.yaw).max() for one in drawn)) > 85, "no style asked for: full profiles are drawn"
+    assert (
+        np.degrees(max(one.pitch.max() for one in drawn)) > 25 > -25 > np.degrees(min(one.pitch.min() for one in drawn))
+    )
+
+
+def test_styles_that_were_added_leave_the_others_as_they_were():
+    """Drawn by the version before: what a trained model learned from, and is scored on."""
+    drawn = [performance(np.random.default_rng(seed), np.full(3, 0.3), np.full(3, 0.5)) for seed in (0, 6, 10)]
+    before = [(0.16766, 0.00629, 34.29617, 0), (-0.55851, -0.00828, 33.08012, 0), (-0.20468, 0.26205, 30.13207, 0)]
+    found = [(one.yaw[1], one.pitch[1], one.time[0], one.camera_x[2]) for one in drawn]
+    np.testing.assert_allclose(found, before, atol=1e-4)
+    assert not any(one.body_pitch.any() for one in drawn)
+
+
+def test_captions_say_how_far_a_view_goes():
+    for style, words in (
+        ("full profile", ("full profile", "right from the side")),
+        ("higher", ("far above",)),
+        ("lower", ("far below",)),
+    ):
+        rng = np.random.default_rng(3)
+        identity, scene = Identity.sample(rng), Scene.sample(rng)
+        line = caption(rng, identity, scene, performance(rng, np.zeros(5), np.full(5, 0.5), style))
+        assert any(word in line for word in words), line
 
 
 def test_the_speech_tells_how_the_head_moves():

@@ -127,6 +127,49 @@ def test_a_profile_shows_the_side():
     assert out.face_box[2, 2] < 0.85 * out.face_box[1, 2]
 
 
+@pytest.mark.parametrize("yaw", [-90, 90])
+def test_a_full_profile_shows_nose_ear_and_one_eye(yaw):
+    identity, scene, acted = _clip(8, dynamic=False)
+    values = {**identity.to_dict(), "hair": "bald", "hat": "none", "glasses": "none", "beard": "none"}
+    violet = Identity.from_dict({**values, "eye_rgb": (0.7, 0.0, 1.0), "skin_rgb": (0.9, 0.7, 0.6), "earrings": False})
+    turned = np.radians([0.0, yaw])
+    out = render(violet, scene, _held(acted, yaw=turned, body_yaw=0.65 * turned, gaze_x=[0, 0], blink=[0, 0]), 192, 288)
+    side, subject = np.sign(yaw), out.subject_mask[1].astype(bool)
+    nose, near, far = (
+        out.keypoints[1, KEYPOINTS.index(name)]
+        for name in ("nose", *(("ear_left", "ear_right") if yaw > 0 else ("ear_right", "ear_left")))
+    )
+    across = np.flatnonzero(subject[int(nose[1])])
+    assert abs((across.max() if yaw > 0 else across.min()) - nose[0]) < 3, "nothing stands out further than the nose"
+    assert abs(near[0] - far[0]) < 4 and 0.3 < (nose[0] - near[0]) * side / np.ptp(across) < 0.75
+    irises = [
+        (f[..., 2] > f[..., 1] * 1.5) & (f[..., 2] > 60) & (f[..., 0] > f[..., 1] * 1.1)
+        for f in out.frames.astype(float)
+    ]
+    box = out.face_box.round().astype(int)
+    rows, columns = np.nonzero(irises[1] & subject)
+    assert 0.1 * irises[0].sum() < len(rows) < 0.6 * irises[0].sum()
+    assert np.ptp(columns) < 0.2 * box[0, 2] and ((columns - near[0]) * side > 0).all(), "one eye, before the ear"
+    ear = out.frames[1, int(near[1]) - 8 : int(near[1]) + 8, int(near[0]) - 8 : int(near[0]) + 8].astype(float)
+    assert ear.std(axis=(0, 1)).mean() > 4, "an ear has a relief"
+
+
+@pytest.mark.parametrize(("style", "sign"), [("higher", -1), ("lower", 1)])
+def test_from_far_above_and_below_the_whole_face_is_still_seen(style, sign):
+    for seed in range(3):
+        identity, scene, acted = _clip(seed, 3, style, dynamic=False)
+        flat = _held(acted, pitch=[0.0], body_pitch=[0.0], head_y=[0.0], roll=[0.0])
+        out, level = (render(identity, scene, one, 128, 192) for one in (acted, flat))
+        chin, eye, nose = (KEYPOINTS.index(name) for name in ("chin", "eye_left", "nose"))
+        assert (out.keypoints[:, chin, 1] < 124).all() and (out.keypoints[:, eye, 1] > 4).all()
+        # From above the nose comes down to the chin, from below it goes up to the eyes.
+        down, as_ever = (np.diff(one.keypoints[0, [eye, nose, chin], 1]) for one in (out, level))
+        share, usual = down[0] / down.sum(), as_ever[0] / as_ever.sum()
+        assert share > usual + 0.12 if sign < 0 else share < usual - 0.12
+        free = (level.subject_mask[0] == 0) & (out.subject_mask[0] == 0)
+        assert np.abs(out.frames[0].astype(int) - level.frames[0])[free].mean() > 1, "the surroundings from there too"
+
+
 def _points(out, *names):
     return (out.keypoints[:, KEYPOINTS.index(name)] for name in names)
 

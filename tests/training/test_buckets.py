@@ -13,7 +13,15 @@ from hallo3.sampling.scheduler import Hallo3DPMScheduler
 from hallo3.training.data import open_samples
 from hallo3.training.loop import LoopSettings, StepRandom
 from hallo3.training.phases import Phase, phase_loss
-from hallo3.training.prepare import Prepared, _draw, draw_batch, write_prepared
+from hallo3.training.prepare import (
+    MadeWith,
+    Prepared,
+    _draw,
+    draw_batch,
+    encoder_digests,
+    open_prepared,
+    write_prepared,
+)
 
 SIZES = [(48, 64), (64, 48), (48, 48), (48, 64), (64, 48)]  # the first is the tiny bundle's own
 
@@ -38,11 +46,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, components: dict[str, Any
     folder = tmp_path_factory.mktemp("buckets")
     for number, size in enumerate(SIZES):
         write_sample(folder / "data" / f"{number:06d}", *size)
-    parts = components | {"face_encoder": components["face_encoder"].encoder}
+    made_with = MadeWith(9, tiny.WORDS, 0, encoder_digests(components))
     samples = open_samples(folder / "data")
     for sample in samples:
-        write_prepared(sample, folder / "prepared", parts, 9, tiny.WORDS, 0)
-    return [Prepared.open(sample, folder / "prepared") for sample in samples]
+        write_prepared(sample, folder / "prepared", components, made_with)
+    return open_prepared(samples, folder / "prepared")
 
 
 @pytest.fixture
@@ -77,6 +85,34 @@ def test_with_one_size_batches_are_what_they_were(prepared: list[Prepared], phas
             assert torch.equal(getattr(batch, name), torch.stack([item[name] for item in items])), name
         assert random.numpy.bit_generator.state == plain.numpy.bit_generator.state
         assert torch.equal(random.torch.get_state(), plain.torch.get_state())
+
+
+def test_the_portrait_is_a_frame_of_the_same_video(components: dict[str, Any], tmp_path: Path, phase: Phase) -> None:
+    """Of all the clips that were cut from it, not only the one that is learned from; and of no other video."""
+    videos = {"000000": "a.mp4", "000001": "a.mp4", "000002": "b.mp4", "000003": None}
+    for number, (name, video) in enumerate(videos.items()):
+        write_sample(tmp_path / name, 48, 64)
+        # A frame says which clip it is of, and where in it.
+        frames = np.full((13, 48, 64, 3), 20 * number, np.uint8) + np.arange(13, dtype=np.uint8)[:, None, None, None]
+        np.save(tmp_path / name / "frames.npy", frames)
+        made_from = {} if video is None else {"made_from": {"video": video}}
+        (tmp_path / name / "meta.json").write_text(json.dumps({"caption": "a woman talks"} | made_from))
+    samples = open_samples(tmp_path)
+    made_with = MadeWith(9, tiny.WORDS, 0, encoder_digests(components))
+    for sample in samples:
+        write_prepared(sample, tmp_path / "prepared", components, made_with)
+    seen: dict[str, list[int]] = {name: [] for name in videos}
+    for step in range(200):
+        batch = draw_batch(open_prepared(samples, tmp_path / "prepared"), phase, StepRandom.at(0, step))
+        for name, pictures in zip(batch.names, batch.pictures, strict=True):
+            portrait, motion = (round((float(pictures[0, n, 0, 0]) + 1) * 127.5) for n in (0, 1))
+            assert motion // 20 == int(name), "motion frames are the clip's own"
+            seen[name].append(portrait)
+    owners = {name: {portrait // 20 for portrait in portraits} for name, portraits in seen.items()}
+    assert owners == {"000000": {0, 1}, "000001": {0, 1}, "000002": {2}, "000003": {3}}
+    assert len({portrait % 20 for portrait in seen["000002"]}) == 8
+    shares = [portrait // 20 == 0 for name in ("000000", "000001") for portrait in seen[name]]
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.1)
 
 
 @pytest.mark.parametrize("first", range(3))

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import textwrap
 import time
+from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -191,12 +193,105 @@ def test_the_journal_takes_out_rows_that_come_again_and_draws(tmp_path):
     assert plot(tmp_path / "nothing.jsonl") is None
 
 
-def test_weights_and_biases_is_only_asked_for(tmp_path):
-    try:
-        import wandb  # noqa: F401
-    except ImportError:
-        with pytest.raises(UserError, match="pip install wandb"):
-            Journal(tmp_path, wandb="project")
+def test_weights_and_biases_is_only_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
+    with pytest.raises(UserError, match="pip install wandb"):
+        Journal(tmp_path, wandb="project")
+    Journal(tmp_path)
+
+
+def test_weights_and_biases_is_told_what_the_file_is(tmp_path, monkeypatch):
+    """Of its public interface, what is called: init, log, Image, finish. A stopped run is the same run."""
+    told = []
+
+    class Run:
+        def log(self, numbers, step):
+            told.append((step, numbers))
+
+        def finish(self):
+            told.append("finished")
+
+    wandb = ModuleType("wandb")
+    wandb.init = lambda **given: (told.append(given), Run())[1]
+    wandb.Image = lambda pixels: ("picture", pixels.shape)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for place in ("a/run", "b/run"):
+        (tmp_path / place).mkdir(parents=True)
+        journal = Journal(tmp_path / place, wandb="faces")
+        journal.write({"step": 2, "loss": 0.5, "rate": 1.0})
+        journal.picture("validation", np.zeros((4, 6, 3), np.uint8), 2)
+        journal.close()
+    Journal(tmp_path / "a/run", 2, wandb="faces").close()
+    started = [entry for entry in told if isinstance(entry, dict)]
+    assert [entry["project"] for entry in started] == ["faces"] * 3 and started[0]["resume"] == "allow"
+    assert started[0]["id"] == started[2]["id"] != started[1]["id"], "a folder is a run, whatever others are called"
+    assert told[1:4] == [(2, {"loss": 0.5, "rate": 1.0}), (2, {"validation": ("picture", (4, 6, 3))}), "finished"]
+
+
+def test_a_full_disk_is_said_in_the_words_of_a_training(tmp_path):
+    """/dev/full stands for it: what is written there finds no room."""
+    loop = _loop(tmp_path)
+    loop.run(until=2)
+    again = _loop(tmp_path)
+
+    def fill(loop):
+        if loop.step == 3:
+            os.replace(tmp_path / "metrics.jsonl", tmp_path / "kept.jsonl")
+            (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+
+    again.after = fill
+    with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be written \(.*the last checkpoint stays: make room"):
+        again.run()
+    os.replace(tmp_path / "kept.jsonl", tmp_path / "metrics.jsonl")
+    _loop(tmp_path).run()
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+def _large(folder, steps=6):
+    """A training whose checkpoints, 80 MB, take a while."""
+    layer = nn.Linear(5000, 1000)
+
+    def step_loss(step, random):
+        return layer(torch.randn(1, 5000, generator=random.torch)).square().mean(), {}
+
+    torch.manual_seed(0)
+    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.zeros_(layer.bias)
+    Loop(layer, step_loss, folder, LoopSettings(steps=steps, log_every=2, save_every=1, warmup=0)).run()
+
+
+@pytest.mark.slow
+def test_killed_while_it_saves_it_goes_on_bit_for_bit(tmp_path):
+    """Stopped when a part of a checkpoint is there and the checkpoint is not; then killed, as by a power cut."""
+    script = f"import sys, pathlib; sys.path[:0] = {sys.path!r}; import test_checkpoints as here; "
+    script += "here._large(pathlib.Path(sys.argv[1]))"
+    command = [sys.executable, "-c", script]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True, timeout=300)
+    broken = tmp_path / "broken"
+    process = subprocess.Popen([*command, str(broken)], stdout=subprocess.DEVNULL)
+    deadline, half = time.monotonic() + 300, []
+    while not half and process.poll() is None and time.monotonic() < deadline:
+        if checkpoints(broken) and list(broken.glob("*.part/part-*")):
+            process.send_signal(signal.SIGSTOP)
+            os.waitpid(process.pid, os.WUNTRACED)
+            half = list(broken.glob("*.part/part-*"))
+            if not half:
+                process.send_signal(signal.SIGCONT)  # it was done a moment ago: the next one
+    assert half and process.poll() is None, "never seen while it saved"
+    process.kill()
+    process.wait()
+    before = checkpoints(broken)[-1]
+    assert half[0].stat().st_size < next(before.iterdir()).stat().st_size, "it was whole already"
+    done = subprocess.run([*command, str(broken)], capture_output=True, text=True, check=True, timeout=300)
+    assert f"goes on from {before.name}" in done.stdout
+    first, second = (Checkpoint(checkpoints(tmp_path / name)[-1]) for name in ("whole", "broken"))
+    assert first.step == second.step == 6 and first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    curves = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "broken")]
+    for row in (*curves[0], *curves[1]):
+        row.pop("seconds")
+    assert curves[0] == curves[1] and [row["step"] for row in curves[0]] == [2, 4, 6]
+    assert not list(broken.glob("*.part"))
 
 
 def test_a_resumed_loop_writes_every_step_once(tmp_path):

@@ -1,23 +1,33 @@
 """The recipe from samples to a bundle, at a tiny size."""
 
+import hashlib
 import json
+import wave
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import tiny
+from hallo3.bundles.index import read_index
 from hallo3.errors import UserError
 from hallo3.pipeline import Hallo3Pipeline
+from hallo3.studio import photographs, speech_clips
+from hallo3.studio.photographs import FaceLabel
+from hallo3.studio.voices import recordings
 from hallo3.training.checkpoints import last_checkpoint
 from hallo3.training.data import open_samples
 from hallo3.training.embedded import (
     Recipe,
+    make_speech,
     prepare,
     train_phase,
     train_the_decoder,
+    training_photographs,
     write_bundle,
 )
+from hallo3.training.encoders_speech import load_recordings
 from hallo3.training.loop import LoopSettings
 from hallo3.training.phases import Phase
 from hallo3.training.run import usable_samples
@@ -76,10 +86,10 @@ def test_prepared_samples_hold_what_a_step_needs(recipe):
     with np.load(recipe.work / "prepared" / "000000.npz") as tables:
         shapes = {name: tables[name].shape for name in tables}
     assert shapes["latents"] == (2, 3, 16, 16, 24)
-    assert shapes["references"] == (3, 1, 16, 16, 24)
+    assert shapes["references"] == (8, 1, 16, 16, 24)
     assert shapes["deviations"] == shapes["reference_deviations"] == (1, 1, 16, 1, 1), "constant: our own VAE's"
     assert shapes["speech"] == (17 + 4, 2, 8)
-    assert shapes["faces"] == (3, 8)
+    assert shapes["faces"] == (8, 8)
     assert shapes["text"][-1] == 8
 
 
@@ -102,6 +112,59 @@ def test_both_phases_train_and_the_bundle_runs(recipe):
         torch.testing.assert_close(weights[name], frozen[f"denoiser.{name}"].bfloat16().float())
     speech = averages(recipe.work / "speech")
     assert speech and all("speech" in name for name in speech)
+
+
+def test_the_bundle_says_what_it_was_trained_from(recipe):
+    for name in ("warmup", "speech"):
+        train_phase(recipe, name)
+    write_bundle(recipe)
+    noted = read_index(recipe.work / "bundle").notes["_hallo3_training"]
+    assert noted["command"] == "python -m hallo3.training.embedded all --seed 0 --processes 1" and noted["clips"] == 2
+    assert noted["warmup"].startswith("2 steps, ") and noted["speech"].endswith(" minutes")
+    card = (recipe.work / "bundle" / "README.md").read_text()
+    assert "hallo3.training.embedded all" in card and "2 steps, " in card
+
+
+def test_held_out_photographs_never_train_the_vae(tmp_path, monkeypatch):
+    """What it learns from is known by its label, whatever else lies in the folder."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    labels = []
+    for number, split in enumerate(("train", "test", "train")):
+        name = f"{number}.jpg"
+        Image.new("RGB", (60, 60), (80 * number, 0, 0)).save(pictures / name)
+        digest = hashlib.sha256((pictures / name).read_bytes()).hexdigest()
+        box = ((0.3, 0.2, 0.4, 0.6), (0.5, 0.65), 0.14, (0.4, 0.4), (0.6, 0.4))
+        labels.append(FaceLabel(name, digest, *box, False, f"source {split}", split))
+    Image.new("RGB", (60, 60), (0, 255, 0)).save(pictures / "of nobody known.jpg")
+    monkeypatch.setattr(photographs, "face_labels", lambda: tuple(labels))
+    recipe = Recipe(tmp_path / "work", portraits=pictures)
+    (recipe.work / "photographs").mkdir(parents=True)
+    (recipe.work / "photographs" / "1.jpg").write_bytes((pictures / "1.jpg").read_bytes())  # left by an older recipe
+    learned = training_photographs(recipe)
+    assert sorted(path.name for path in (recipe.work / "photographs").iterdir()) == ["0.jpg", "2.jpg"]
+    assert len(learned.images) == 2 and all(np.asarray(one)[..., 1].max() < 20 for one in learned.images)
+    assert training_photographs(Recipe(tmp_path)) is None
+
+
+def test_the_speech_encoder_is_measured_on_recordings_that_it_never_heard(tmp_path, monkeypatch):
+    monkeypatch.setattr(speech_clips, "RECORDED_SHARE", 1.0)
+    tones = {"low.wav": 200, "bright.wav": 900}  # hertz; by their names one is for training, one for tests
+    for name, tone in tones.items():
+        with wave.open(str(tmp_path / name), "wb") as file:
+            file.setparams((1, 2, 16000, 0, "NONE", ""))
+            hum = np.sin(2 * np.pi * tone * np.arange(16000 * 12) / 16000)
+            file.writeframes((hum * 9000).astype("<i2").tobytes())
+    splits = {found.path.name: found.split for found in recordings(tmp_path)}
+    assert sorted(splits.values()) == ["test", "train"]
+    folders = make_speech(Recipe(tmp_path / "work", recordings=tmp_path, speeches=3))
+    for folder, split, count in zip(folders, ("train", "test"), (3, 1), strict=True):
+        heard = load_recordings(folder)
+        assert len(heard) == count
+        for one in heard:
+            spectrum = np.abs(np.fft.rfft(one.samples))
+            loudest = np.fft.rfftfreq(len(one.samples), 1 / 16000)[spectrum.argmax()]
+            assert splits[min(tones, key=lambda name: abs(tones[name] - loudest))] == split
 
 
 def test_a_phase_without_prepared_samples_says_what_to_run(recipe, tmp_path):

@@ -9,7 +9,16 @@ import sentencepiece
 import torch
 from transformers import AutoTokenizer, T5EncoderModel, T5Tokenizer
 
-from hallo3.training.encoders_text import EOS, PAD, UNKNOWN, hide_pieces, tokenize, train_text, train_tokenizer
+from hallo3.training.encoders_text import (
+    EOS,
+    PAD,
+    UNKNOWN,
+    draw_captions,
+    hide_pieces,
+    tokenize,
+    train_text,
+    train_tokenizer,
+)
 from hallo3.training.encoders_words import ACTIONS, PEOPLE, PLACES, ordinary_sentences
 from hallo3.training.loop import LoopSettings
 
@@ -51,6 +60,14 @@ def test_captions_are_cut_and_padded_to_the_length(tokenizer_folder):
     assert ids.shape == (2, 16)
     assert ids[0, -1] == PAD
     assert ids[1, -1] == EOS
+
+
+def test_captions_are_drawn_with_all_that_the_studio_can_say():
+    drawn = draw_captions(60)
+    assert drawn == draw_captions(60) and len(set(drawn)) > 55
+    for words in (("light", "lamp"), ("The camera", "hand-held")):
+        told = [any(f". {word}" in line or word in line.split(". ", 1)[-1] for word in words) for line in drawn]
+        assert 5 < sum(told) < 45
 
 
 def test_common_words_are_known(tokenizer_folder):

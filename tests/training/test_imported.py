@@ -96,11 +96,10 @@ def test_videos_become_clips(
 def test_imported_clips_can_be_prepared(folder: Path, analyzer: EmbeddedFaceAnalyzer, tmp_path: Path) -> None:
     import_videos(folder, tmp_path / "out", analyzer, sizes=SIZES, frames=9)
     parts: dict[str, Any] = tiny.components()
-    parts["face_encoder"] = parts["face_encoder"].encoder
     samples = data.open_samples(tmp_path / "out")
     assert [s.size for s in samples] == [(192, 128)] * 2 + [(128, 192)] * 2
     tables = prepare_sample(samples[0], parts, 9, tiny.WORDS, 0)
-    assert tables["latents"].shape == (1, 3, 16, 24, 16) and tables["references"].shape == (3, 1, 16, 24, 16)
+    assert tables["latents"].shape == (1, 3, 16, 24, 16) and tables["references"].shape == (8, 1, 16, 24, 16)
 
 
 def test_another_frame_rate(

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hallo3.training.loop import Loop, LoopSettings, StepRandom
 from hallo3.training.muon import Muon, orthogonal
 
 
-def make(folder, optimizer="muon", **settings):
+def make(folder, optimizer="muon", after=None, **settings):
     torch.manual_seed(0)
     layers = nn.ModuleDict(
         {"transformer_blocks": nn.ModuleList([nn.Linear(4, 8), nn.Linear(8, 4)]), "out": nn.Linear(4, 1)}
@@ -23,7 +24,38 @@ def make(folder, optimizer="muon", **settings):
         return loss, {"size": float(x.detach().std())}
 
     values = {"steps": 12, "warmup": 2, "save_every": 4, "log_every": 3, "optimizer": optimizer} | settings
-    return layers, Loop(layers, step_loss, folder, LoopSettings(**values), log=lambda line: None)
+    return layers, Loop(layers, step_loss, folder, LoopSettings(**values), lambda line: None, after=after)
+
+
+def curve(folder):
+    """All that stands in metrics.jsonl but the time."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+@pytest.mark.parametrize(("log_every", "save_every"), [(1, 3), (4, 3), (20, 5)])
+def test_the_whole_curve_is_the_same_wherever_it_is_cut(tmp_path, log_every, save_every):
+    """Stopped and saved, or killed after the last save: lines are means over steps of before and after the cut."""
+    given = {"log_every": log_every, "save_every": save_every, "keep": 1}
+    make(tmp_path / "whole", **given)[1].run()
+    whole = curve(tmp_path / "whole")
+    assert [row["step"] for row in whole] == sorted({*range(log_every, 13, log_every), 12})
+    assert all({"loss", "size", "gradient", "rate"} < row.keys() for row in whole)
+    for cut in (4, 7):
+        folder = tmp_path / f"cut-{cut}"
+        make(folder, **given)[1].run(until=cut)
+        make(folder, **given)[1].run()
+        assert curve(folder) == whole
+        killed = tmp_path / f"killed-{cut}"
+
+        def kill(loop, cut=cut):
+            if loop.step == cut:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            make(killed, after=kill, **given)[1].run()
+        make(killed, **given)[1].run()
+        assert curve(killed) == whole
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -37,8 +69,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, optimiz
     loop.run()
     for a, b in zip(whole.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
-    rows = [[json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()][-1] for name in ("whole", "cut")]
-    assert rows[0]["loss"] == rows[1]["loss"]
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
     load_average(whole, tmp_path / "whole")
     load_average(second, tmp_path / "cut")
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
@@ -80,6 +111,20 @@ def test_a_loss_that_is_no_number_stops_with_the_step(tmp_path):
     loop = Loop(layers, step_loss, tmp_path, LoopSettings(steps=5), log=lambda line: None)
     with pytest.raises(UserError, match="step 3: loss nan"):
         loop.run()
+
+
+def test_a_line_says_how_fast_it_goes_and_how_long_it_takes(tmp_path, monkeypatch):
+    times = iter(range(0, 10**6, 25))
+    monkeypatch.setattr("hallo3.training.loop.time.monotonic", lambda: next(times))
+    said = []
+    _, loop = make(tmp_path, log_every=5)
+    loop.log = said.append
+    loop.run()
+    number = r"\d+\.\d{4}"
+    assert len(said) == 3
+    for line, step, left in zip(said, (5, 10, 12), ("2:55", "0:50", "0:00"), strict=True):  # of 25 seconds a step
+        numbers = f"loss {number} size {number} gradient {number} rate {number}"
+        assert re.fullmatch(rf"{step}/12 {numbers} 25\.00 s/step, {left} left", line), line
 
 
 def test_frozen_parameters_stay_and_nothing_to_train_is_said(tmp_path):

@@ -1,6 +1,8 @@
 """`hallo3 train`: a tiny bundle through both phases, killed and resumed, and every way to spend memory and time."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,14 +12,20 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 import tiny
+from hallo3.bundles.layout import save_components
 from hallo3.errors import UserError
 from hallo3.pipeline import Hallo3Pipeline
 from hallo3.studio.dataset import Material, write_dataset
 from hallo3.training.checkpoints import Checkpoint, checkpoints
-from hallo3.training.config import Training
+from hallo3.training.config import Training, read_training
+from hallo3.training.explain import explain
+from hallo3.training.journal import read_metrics
 from hallo3.training.loop import LoopSettings
+from hallo3.training.parallel import alone, barrier, run_processes
+from hallo3.training.prepare import ENCODERS
 from hallo3.training.run import train
 
 CONFIG = """
@@ -91,6 +99,28 @@ def test_a_trained_bundle_is_a_bundle(training: Training, tiny_bundle: Path) -> 
     assert any("prepared 3 of 3" in line for line in said) and len(losses(training)) == 3
 
 
+def test_the_seed_moves_the_batches(training: Training) -> None:
+    """Prepared data as they are: the batches, their noise and what is dropped are what differs."""
+    train(training, until=1)
+    other = changed(training, loop={"seed": 1})
+    train(other, until=1)
+    named = training.model_copy(update={"seed": 1, "out": training.out.with_name("named")})
+    named = named.model_copy(update={"loop": LoopSettings(**named.loop.model_dump(exclude={"seed"}))})
+    train(named, until=1)
+    assert losses(other) != losses(training) and losses(named) != losses(training)
+    again = named.model_copy(update={"out": training.out.with_name("again"), "loop": other.loop})
+    train(again, until=1)
+    assert losses(again) == losses(named)
+
+
+def test_an_out_that_is_no_folder_is_said(training: Training, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UserError, match=r"file.*: can't be written to .*; give another folder"):
+            train(training.model_copy(update={"out": out}))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_batches_may_come_one_after_the_other(training: Training) -> None:
     """Two accumulated batches are the step of two processes: random numbers go by batch."""
     train(training, until=1)
@@ -135,7 +165,7 @@ def test_killed_and_resumed_equals_uninterrupted(training: Training, tmp_path: P
     again = subprocess.run([*command, f"out={broken.out}"], capture_output=True, text=True, timeout=300)
     assert again.returncode == 0 and "goes on from" in again.stderr
     assert largest_difference(weights(whole), weights(broken)) == 0
-    assert losses(broken)[-1] == losses(whole)[-1]
+    assert losses(broken) == losses(whole)
 
 
 def test_what_does_not_fit_is_said_in_a_line(training: Training, tmp_path: Path) -> None:
@@ -150,19 +180,113 @@ def test_what_does_not_fit_is_said_in_a_line(training: Training, tmp_path: Path)
             train(training.model_copy(update=values))
 
 
-def test_what_was_prepared_for_other_clips_is_refused(training: Training) -> None:
+def test_what_was_prepared_with_or_of_something_else_is_refused(
+    training: Training, recordings: Path, tmp_path: Path
+) -> None:
+    """The line names the file, what differs, and the remedy; removed, it is prepared anew."""
     train(training, until=1)
-    with pytest.raises(UserError, match=r"prepared\.json.*choose another folder"):
-        train(training.model_copy(update={"clip_frames": 5}))
+    size = {"frames": 13, "height": tiny.HEIGHT, "width": tiny.WIDTH}
+    write_dataset(tmp_path / "others", 1, 7, split="train", material=Material.find(recordings), **size)
+    starts = {part: tmp_path / f"other-{part}" for part in ENCODERS if part != "feature_extractor"}
+    for part, folder in starts.items():
+        components = tiny.components()
+        if part == "tokenizer":
+            components[part].add_tokens(["newly"])
+        else:
+            encoder = components[part].encoder if part in ("vae", "face_encoder") else components[part]
+            next(encoder.parameters()).data += 0.01
+        save_components(folder, components, tiny.config())
+    trained: list[tuple[dict[str, Any], str]] = [
+        ({"clip_frames": 5}, r"with clip_frames 9, not 5"),
+        ({"seed": 4}, "with seed 0, not 4"),
+        ({"data": tmp_path / "others"}, "of another clip"),
+        *(({"start": str(folder)}, f"with another {part}") for part, folder in starts.items()),
+    ]
+    for values, words in trained:
+        with pytest.raises(UserError, match=rf"00000\d\.npz: was prepared {words}; remove .*/prepared to prepare anew"):
+            train(training.model_copy(update=values))
+    shutil.rmtree(training.out / "prepared")
+    train(training.model_copy(update={"data": tmp_path / "others"}), until=2)
 
 
-def test_the_command_explains_without_loading(training: Training, tmp_path: Path) -> None:
+def test_the_decoder_and_new_clips_leave_what_was_prepared(training: Training, data: Path, tmp_path: Path) -> None:
+    """Latents are the encoder's; and a dataset may grow."""
+    few = tmp_path / "few"
+    shutil.copytree(data, few)
+    shutil.rmtree(few / "000002")
+    train(training.model_copy(update={"data": few}), until=1)
+    components = tiny.components()
+    next(components["vae"].decoder.parameters()).data += 0.1
+    save_components(tmp_path / "decoder", components, tiny.config())
+    said: list[str] = []
+    train(training.model_copy(update={"start": str(tmp_path / "decoder")}), said.append, until=2)
+    assert "prepared 1 of 1" in said
+
+
+@pytest.mark.slow
+def test_the_command_explains_without_loading(training: Training, tiny_bundle: Path, tmp_path: Path) -> None:
+    """There is nothing to load: the bundle has no weights. Memory and time are those that are counted."""
     (tmp_path / "config.yaml").write_text(CONFIG)
-    words = [f"start={training.start}", f"data={training.data}", f"out={training.out}"]
+    for path in (tiny_bundle / "model_index.json", *tiny_bundle.glob("*/config.json")):
+        place = tmp_path / "empty" / path.relative_to(tiny_bundle)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place)
+    words = [f"start={tmp_path / 'empty'}", f"data={training.data}", f"out={training.out}", "loop.accumulate=2"]
     command = [sys.executable, "-m", "hallo3", "train", str(tmp_path / "config.yaml"), *words]
-    done = subprocess.run([*command, "--explain"], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "denoiser.layers.attention" in done.stdout and "GFLOP" in done.stdout
+    group = os.environ | {"WORLD_SIZE": "2", "COLUMNS": "120"}
+    done, silent = (
+        subprocess.run([*command, "--explain"], capture_output=True, text=True, timeout=300, env=group | {"RANK": rank})
+        for rank in "01"
+    )
+    assert (done.returncode, silent.returncode, silent.stdout) == (0, 0, ""), done.stderr
+    found = explain(read_training(tmp_path / "config.yaml", words), torch.device("cpu"), processes=2)
+    shown = {
+        " ".join(line.strip("│ ").split("│")[0].split()): line.strip("│ ").split("│")
+        for line in done.stdout.splitlines()
+    }
+    assert "denoiser.layers.attention" in shown and "vae.encoder" in shown
+    assert [cell.strip() for cell in shown["all"]] == ["all", f"{found.trained:,}", f"{found.frozen:,}"]
+    sizes = {"weights": found.weights, "gradients, averages, optimiser": found.optimizer}
+    for name, size in (sizes | {"kept for gradients": found.activations}).items():
+        assert shown[name][1].strip() == f"{size / 1e6:,.1f} MB"
+    assert shown["operations"][1].strip() == f"{found.operations / 1e9:,.1f} GFLOP"
+    assert shown["processes"][1].strip() == "2" and shown["clips"][1].strip() == "4 of 9 frames, 48×64"
+    assert shown["time, at least"][1].strip().endswith(" s") and "3 steps, at least" in shown
     assert not training.out.exists()
     wrong = subprocess.run([*command, "loop.steps=0"], capture_output=True, text=True, timeout=300)
     assert wrong.returncode == 2 and "loop.steps" in wrong.stderr and wrong.stderr.count("\n") == 1
+
+
+def test_a_second_training_touches_nothing_of_the_first(training: Training) -> None:
+    """Refused before it prepares, loads or cuts a curve; and what another prepares at this moment is left alone."""
+    train(training, until=2)
+    (training.out / "metrics.jsonl").open("a").write('{"step": 3, "loss": 1.0}\n')  # the first is on its way
+    half = training.out / "prepared" / "000001.part"
+    half.write_bytes(b"half of")
+    (training.out / "prepared" / "000001.npz").unlink()
+
+    def content() -> dict[Path, bytes]:
+        files = (path for path in training.out.rglob("*") if path.is_file() and path.name != "training.lock")
+        return {path: path.read_bytes() for path in files}
+
+    before = content()
+    with FileLock(training.out / "training.lock"), pytest.raises(UserError, match="another training writes there"):
+        train(training)
+    with FileLock(training.out / "prepared" / "training.lock"), pytest.raises(UserError, match="prepared: another"):
+        train(training)
+    assert content() == before
+    train(training)
+    assert [row["step"] for row in read_metrics(training.out / "metrics.jsonl")] == [1, 2, 3]
+    assert not half.exists()
+
+
+@pytest.mark.slow
+def test_a_group_is_refused_as_one(tmp_path: Path) -> None:
+    with FileLock(tmp_path / "training.lock"), pytest.raises(UserError, match="another training writes there"):
+        run_processes(2, _hold, tmp_path)
+    run_processes(2, _hold, tmp_path)
+
+
+def _hold(folder: Path) -> None:
+    with alone(folder), alone(folder):
+        barrier()

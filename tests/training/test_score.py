@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from hallo3.cli.studio import app
-from hallo3.training.score import contact_sheet
+from hallo3.errors import UserError
+from hallo3.training.score import Extent, contact_sheet, score_bundle
 from hallo3.training.score_table import BARS, Score, over, passes, report, write_scores
 
 
@@ -72,6 +73,13 @@ def test_the_command_has_an_option_for_every_extent() -> None:
     assert names == extent | {"bundle", "out", "json_file", "photographs", "recordings"}
 
 
+@pytest.mark.parametrize("inside", ["", "sheets"])
+def test_sheets_need_a_folder(tmp_path: Path, inside: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="this is a file"):
+        score_bundle("embedded", tmp_path / "file" / inside, Extent())
+
+
 @pytest.mark.slow
 def test_command(tiny_bundle: Path, recordings: Path, tmp_path: Path) -> None:
     (tmp_path / "photographs").mkdir()
@@ -85,7 +93,10 @@ def test_command(tiny_bundle: Path, recordings: Path, tmp_path: Path) -> None:
     assert found["count"] == 2 and not (tmp_path / "scores.json").exists()
     views = {"profile sync", "high view sync", "low view sync"}
     assert set(BARS) - set(found["scores"]) == {name for name in BARS if "photograph" in name} | {"still areas"}
-    assert views | {"identity", "identity slope", "light", "subject dynamics", "mouth shape"} <= set(found["scores"])
+    poses = {name.replace("sync", "pose") for name in views}
+    assert views | poses | {"identity", "identity slope", "light", "subject dynamics", "mouth shape"} <= set(
+        found["scores"]
+    )
     assert all(score["truth"] is not None for score in found["scores"].values())
     assert Image.open(tmp_path / "drawn.png").width > 0
     for wrong, word in (("--photographs", "holds no .jpg"), ("--json", "folder")):

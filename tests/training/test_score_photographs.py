@@ -1,5 +1,6 @@
 """Meters of talking photographs: one that only talks passes, and every planted fault shows where it should."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from PIL import Image
 from hallo3.bundles.places import embedded_bundle
 from hallo3.errors import UserError
 from hallo3.pipeline import Hallo3Pipeline
+from hallo3.studio.photographs import face_labels
+from hallo3.training import score_photographs
 from hallo3.training.score_photographs import (
     Talking,
     find_pictures,
@@ -130,3 +133,21 @@ def test_pictures_that_can_not_be_scored(pipeline: Hallo3Pipeline, tmp_path: Pat
     Image.new("RGB", (200, 200), (90, 120, 90)).save(tmp_path / "wall.png")
     with pytest.raises(UserError, match=r"wall\.png: portrait: no face"):
         list(talking_photographs(pipeline, find_pictures(tmp_path), np.zeros(3840, np.float32)))
+
+
+def test_only_photographs_that_were_kept_out_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    for name in ("trained.jpg", "kept.jpg", "mine.png"):
+        Image.fromarray(random.integers(0, 255, (16, 16, 3)).astype(np.uint8)).save(tmp_path / name)
+    digests = {name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("trained.jpg", "kept.jpg")}
+    # Known by its content, whatever it is called.
+    labels = [
+        replace(face_labels()[0], file="other.jpg", sha256=digests["trained.jpg"], split="train"),
+        replace(face_labels()[0], file="kept.jpg", sha256=digests["kept.jpg"], split="test"),
+    ]
+    monkeypatch.setattr(score_photographs, "face_labels", lambda: tuple(labels))
+    assert [path.name for path in find_pictures(tmp_path)] == ["kept.jpg", "mine.png"]
+    for name in ("kept.jpg", "mine.png"):
+        (tmp_path / name).unlink()
+    with pytest.raises(UserError, match="all 1 pictures are ones to train on"):
+        find_pictures(tmp_path)

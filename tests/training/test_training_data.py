@@ -105,6 +105,24 @@ def test_photographs_become_stills_of_the_canvas(tmp_path):
     assert any((still == 0).all(2).any() for still in stills) and any((still > 0).all() for still in stills)
 
 
+def test_photographs_that_cannot_be_read_are_named_and_none_is_a_mistake(tmp_path):
+    for place in (tmp_path / "missing", tmp_path / "a_file"):
+        (tmp_path / "a_file").write_text("")
+        with pytest.raises(UserError, match=rf"{place.name}: can't be read .*give a folder of photographs"):
+            Photographs(place)
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"photographs: no photographs that can be read"):
+        Photographs(folder, log=lambda line: None)
+    Image.effect_noise((400, 400), 60).convert("RGB").save(folder / "cut.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:3000])
+    Image.new("RGB", (40, 60)).save(folder / "fine.png")
+    said = []
+    assert len(Photographs(folder, log=said.append).images) == 1
+    assert [line.split(":")[1].split("/")[-1] for line in said] == ["broken.jpg", "cut.jpg"]
+
+
 def test_pixels_lie_between_minus_one_and_one():
     frames = np.array([[[[0, 127, 255]]]], np.uint8)
     assert torch.equal(to_pixels(frames)[[0, 2], 0, 0, 0], torch.tensor([-1.0, 1.0]))

@@ -1,8 +1,11 @@
 """Ways to train: spread over processes, with adapters, from scratch, watched."""
 
+import gc
 import json
+import shutil
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +13,23 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import T5EncoderModel, Wav2Vec2Model
 
 import tiny
+from hallo3.bundles.layout import load_components
+from hallo3.conditions.face import EmbeddedFaceAnalyzer
 from hallo3.errors import UserError
-from hallo3.media.video import probe
+from hallo3.media.sound import decode_sound
+from hallo3.media.video import probe, stream_frames
 from hallo3.pipeline import Hallo3Pipeline
 from hallo3.studio.dataset import Material, write_dataset
 from hallo3.training.checkpoints import checkpoints
 from hallo3.training.config import Lora, Training, Validation
+from hallo3.training.explain import explain
 from hallo3.training.journal import read_metrics
-from hallo3.training.loop import LoopSettings
+from hallo3.training.loop import Loop, LoopSettings
 from hallo3.training.parallel import run_processes
-from hallo3.training.run import train
+from hallo3.training.run import train, training_networks
 
 LAYERS = (r"^denoiser\.transformer_blocks\.", r"^reference_network\.transformer_blocks\.")
 
@@ -128,6 +136,62 @@ def test_adapters_train_in_place_of_the_weights(make: Any) -> None:
     assert saved[0] < saved[1]
 
 
+@pytest.mark.parametrize("lora", [None, Lora(rank=2)])
+def test_frozen_layers_take_half_the_memory_and_compute_the_same(
+    make: Any, monkeypatch: pytest.MonkeyPatch, lora: Lora | None
+) -> None:
+    """In bfloat16 that is what autocast makes of them; and what is watched can still be watched."""
+    given = {"trains": (r"speech_attention",), "precision": "bfloat16", "lora": lora}
+    light = make("light", **given, validation=Validation(every=2, count=1, seconds=0.3, steps=1))
+    held: list[int] = []
+    run = Loop.run
+
+    def weigh(loop: Loop, until: int | None = None) -> None:
+        held.append(sum(p.nbytes for p in loop.module.parameters()))
+        run(loop, until)
+
+    monkeypatch.setattr(Loop, "run", weigh)
+    bundle = train(light, lambda line: None)
+    assert explain(light, torch.device("cpu")).weights - held[0] == 4 * sum(
+        p.numel() for p in load_components(light.start, ["vae"])["vae"].parameters()
+    )
+    monkeypatch.setattr("hallo3.training.run.halve_frozen", lambda networks, training: None)
+    whole = make("whole", **given)
+    full = train(whole, lambda line: None)
+    assert held[0] < 0.65 * held[1] and losses(light) == losses(whole)
+    first, second = networks(bundle), networks(full)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert {name.split(".")[3] for name in moved(bundle, light.start)} == {"speech_attention"}
+    assert (light.out / "validation" / "step-0000002" / "000000.mp4").exists()
+
+
+def test_encoders_are_gone_when_it_trains(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = (T5EncoderModel, Wav2Vec2Model, EmbeddedFaceAnalyzer)
+    before, alive = {id(one) for one in gc.get_objects() if type(one) in kinds}, list[Any]()
+    run = Loop.run
+
+    def look(loop: Loop, until: int | None = None) -> None:
+        gc.collect()
+        alive.extend(one for one in gc.get_objects() if type(one) in kinds and id(one) not in before)
+        run(loop, until)
+
+    monkeypatch.setattr(Loop, "run", look)
+    _train(make("freed"))
+    assert not alive
+
+
+@pytest.mark.parametrize("values", [{"lora": Lora(rank=2)}, {"scratch": True}])
+def test_what_is_new_is_the_same_for_a_seed(make: Any, values: dict[str, Any]) -> None:
+    """Processes that hold whole copies begin alike, and a training can be made again."""
+    parts, training = load_components(make("one").start), make("two", trains=("attention|modulation",), **values)
+    first, second, other = (
+        training_networks(deepcopy(parts), training.model_copy(update={"seed": seed}), lambda line: None).state_dict()
+        for seed in (3, 3, 4)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
 def test_adapters_need_linear_layers(make: Any) -> None:
     with pytest.raises(UserError, match="names no linear layer"):
         _train(make("lora", trains=(r"norm_face",), lora=Lora()))
@@ -153,8 +217,37 @@ def test_videos_on_the_way_do_not_disturb(make: Any) -> None:
     assert not (watched.out / "validation" / "step-0000001").exists()
 
 
+def test_validation_says_the_same_twice_and_silence_too(make: Any, shared: Path, tmp_path: Path) -> None:
+    """Fixed seeds: a second look at the same weights gives the same files. A clip without a sound ends no training."""
+    shutil.copytree(shared / "data", tmp_path / "data")
+    np.save(tmp_path / "data" / "000000" / "speech.npy", np.zeros(13 * 640, np.float32))
+    watch = Validation(every=1, count=2, seconds=0.3, steps=2)
+    folders = []
+    for name in ("first", "second"):
+        training = make(name, data=tmp_path / "data", validation=watch)
+        (training.out / "prepared").unlink()
+        _train(training)
+        folders.append(training.out / "validation")
+    for step in ("step-0000001", "step-0000002"):
+        for file in ("000000.mp4", "000001.mp4", "sheet.jpg"):
+            first, second = (folder / step / file for folder in folders)
+            assert first.read_bytes() == second.read_bytes(), file
+    movies = [decode(folders[0] / step / "000001.mp4") for step in ("step-0000001", "step-0000002")]
+    assert (movies[0] != movies[1]).any(), "other weights, other videos"
+    sound = probe(folders[0] / "step-0000001" / "000000.mp4").sound
+    assert sound is not None and abs(read_samples(folders[0] / "step-0000001" / "000000.mp4")).max() < 1e-3
+
+
+def decode(path: Path) -> np.ndarray:
+    return np.stack(list(stream_frames(path)))
+
+
+def read_samples(path: Path) -> np.ndarray:
+    return np.concatenate(list(decode_sound(path, 16_000, 1)), axis=1)
+
+
 def test_a_loss_that_is_no_number_names_the_clips(make: Any, shared: Path) -> None:
-    training = make("broken", batch=3)
+    training = make("broken")
     _train(training)  # prepares
     (training.out / "prepared").unlink()
     (training.out / "prepared").mkdir()
@@ -165,7 +258,7 @@ def test_a_loss_that_is_no_number_names_the_clips(make: Any, shared: Path) -> No
     broken["latents"][:] = np.nan
     np.savez(training.out / "prepared" / "000001.npz", **broken)
     again = training.model_copy(update={"loop": LoopSettings(**(training.loop.model_dump() | {"steps": 40}))})
-    with pytest.raises(UserError, match=r"loss nan.*000001.*start again"):
+    with pytest.raises(UserError, match=r"loss nan, gradient norm nan, clips 000001; .*start again"):
         _train(again)
 
 

@@ -13,8 +13,11 @@ HEAD = """---
 library_name: hallo3
 pipeline_tag: image-to-video
 tags: [talking-head, audio-driven, portrait-animation, hallo3]
+license: {licence}
 ---
 """
+LICENCE = "_hallo3_licence"
+"""Note of the index: the licence of all parts together, as the hub calls it; of weights that come from nowhere else."""
 USE = """
 ## Use
 
@@ -26,12 +29,18 @@ hallo3 animate portrait.png speech.wav --bundle {name} --prompt "A woman talks b
 
 Making a portrait speak, of people who have agreed or who do not exist. Not for passing a result off as genuine: every
 video that hallo3 makes says that it is AI-generated, in its tags, its content credentials and its pixels.
-
+"""
+OF_OTHERS = """
 ## Licences
 
 The weights keep the licences of what they come from. CogVideoX-5B, and Hallo3, which was trained from it: the CogVideoX
 licence (research is free, commercial use needs a registration). InsightFace's models in `face_encoder`: non-commercial
-research only. T5 and wav2vec2: Apache-2.0. Kim_Vocal_2: MIT. hallo3's embedded bundle: MIT.
+research only. T5 and wav2vec2: Apache-2.0. Kim_Vocal_2: MIT.
+"""
+OF_ITS_OWN = """
+## Licence
+
+{licence}. All parts were trained from scratch; none comes from weights of others.
 """
 
 
@@ -46,8 +55,11 @@ def write_card(
     if old.exists() and MARK not in old.read_text(encoding="utf-8", errors="replace"):
         return
     places = {name: stage / name if (stage / name).is_dir() else folder / name for name in PARTS if name in parts}
-    text = HEAD + MARK + "\n" + _about(folder.name, config) + _table(parts, places) + _origin(notes)
-    (stage / CARD).write_text(text + USE.format(name=folder.name), encoding="utf-8")
+    licence = notes.get(LICENCE)
+    text = HEAD.format(licence=str(licence).lower() if licence else "other") + MARK + "\n"
+    text += _about(folder.name, config) + _table(parts, places) + _origin(notes) + USE.format(name=folder.name)
+    text += OF_ITS_OWN.format(licence=licence) if licence else OF_OTHERS
+    (stage / CARD).write_text(text, encoding="utf-8")
 
 
 def _about(name: str, config: Mapping[str, Any]) -> str:
@@ -77,7 +89,9 @@ def _table(parts: Mapping[str, tuple[str, str]], places: Mapping[str, Path]) -> 
 
 def _origin(notes: Mapping[str, Any]) -> str:
     told = {
-        name: value for name, value in notes.items() if not name.endswith(("missing_parts", "version", "class_name"))
+        name: value
+        for name, value in notes.items()
+        if not name.endswith(("missing_parts", "version", "class_name", "licence"))
     }
     if not told:
         return ""

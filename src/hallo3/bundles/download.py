@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,6 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ..errors import UserError
+from .card import CARD, write_card
 from .convert import Report, Sources, convert, published_sources
 from .index import PIPELINE_CLASS, read_index
 from .layout import check_bundle
@@ -38,7 +39,7 @@ PUBLISHED_FILES = (
     "audio_separator/Kim_Vocal_2.onnx",
 )
 DIFFUSERS_FILES = ("transformer/*", "vae/*", "text_encoder/*", "tokenizer/*")
-BUNDLE_FILES = (INDEX, *(f"{part}/*" for part in PARTS), "README.md", "LICENSE*")
+BUNDLE_FILES = (INDEX, *(f"{part}/*" for part in PARTS), CARD, "LICENSE*")
 UNWANTED = ("*.md", "*.h5", "*.msgpack", "*.gitattributes", "*.py", "*.onnx_data")
 
 Progress = Callable[[int, int], None]
@@ -103,7 +104,7 @@ def download(
         fetch(repository, _choose(repository, layout, place), place, on_download)
         notes = {"_hallo3_source": f"{full}@{repository.commit}"}
         if layout == "bundle":
-            report = _adopt(place, folder)
+            report = _adopt(place, folder, notes)
         else:
             options: dict[str, Any] = {"dtype": dtype, "max_shard_size": max_shard_size, "on_progress": on_convert}
             report = convert(_sources(place, layout), folder, notes=notes, **options)
@@ -206,13 +207,15 @@ def _sources(place: Path, layout: str) -> Sources:
     return Sources(**{name: place / folder for name, folder in folders.items() if (place / folder).is_dir()})
 
 
-def _adopt(place: Path, out: Path) -> Report:
-    """A repository that is a bundle already: checked, then moved to its place."""
+def _adopt(place: Path, out: Path, notes: Mapping[str, str]) -> Report:
+    """A repository that is a bundle already: checked, then moved to its place, with a model card where it has none."""
     index = read_index(place)
     check_bundle(place, index.parts)
     with staged_folder(out) as stage:
         for entry in list(place.iterdir()):
             os.replace(entry, stage / entry.name)
+        if not (stage / CARD).exists():
+            write_card(out, stage, index.parts, index.config, {**index.notes, **notes})
     size = sum(file.stat().st_size for file in out.rglob("*.safetensors"))
     return Report(tuple(index.parts), size, index.missing, ())
 

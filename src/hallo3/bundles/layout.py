@@ -46,9 +46,12 @@ __all__ = [
 ]
 
 
-def check_bundle(folder: Path, wanted: Iterable[str], optional: Iterable[str] = ()) -> list[str]:
+def check_bundle(
+    folder: Path, wanted: Iterable[str], optional: Iterable[str] = (), *, weights: bool = True
+) -> list[str]:
     """Which of the wanted parts are there and whole, reading headers only. Needless ones (`Index`) may be missing.
 
+    weights: False looks at the parts' configurations alone.
     Raises UserError when one is missing that is not optional, or when a file is missing, cut short or broken.
     """
     index = read_index(folder)
@@ -62,7 +65,7 @@ def check_bundle(folder: Path, wanted: Iterable[str], optional: Iterable[str] = 
         )
     present = [name for name in wanted if name in index.parts]
     for name in present:
-        check_part(folder / name, PARTS[name])
+        check_part(folder / name, PARTS[name], weights=weights)
     return present
 
 

@@ -175,12 +175,17 @@ def count_parameters(folder: Path, stem: str, prefix: str = "") -> int:
     return sum(math.prod(tensor["shape"]) for name, tensor in tensors if name.startswith(prefix))
 
 
-def check_part(folder: Path, part: Part) -> None:
-    """Raises UserError, naming the file, when a part is missing, broken or only half copied. Reads headers only."""
+def check_part(folder: Path, part: Part, *, weights: bool = True) -> None:
+    """Raises UserError, naming the file, when a part is missing, broken or only half copied. Reads headers only.
+
+    weights: False looks at its configuration alone.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: this part of the bundle is missing; copy or convert the bundle again")
     if part.config is not None:
         read_json(folder / part.config)
+    if not weights:
+        return
     if part.weights is not None:
         for file in weight_files(folder, part.weights):
             read_header(file)

@@ -1,9 +1,11 @@
 """Where bundles are (the package, the user's registry, the hub's cache, any folder), and from a name to a folder."""
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from .index import PIPELINE_CLASS, read_index
 from .parts import INDEX, PARTS, check_part, read_json
 
 EMBEDDED = "embedded"
+NO_HOME = "home: this user has no home folder; set HALLO3_HOME to a folder that models and jobs may go to"
+_ENDS = 1 << 20  # bytes of a file's beginning and end that stand for it
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -32,9 +36,12 @@ class FoundBundle:
 
 
 def home() -> Path:
-    """The user's hallo3 folder: `$HALLO3_HOME`, else `~/.cache/hallo3`."""
+    """The user's hallo3 folder: `$HALLO3_HOME`, else `~/.cache/hallo3`. Raises UserError for a user without a home."""
     given = os.environ.get("HALLO3_HOME")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "hallo3"
+    try:
+        return Path(given).expanduser() if given else Path.home() / ".cache" / "hallo3"
+    except RuntimeError:
+        raise UserError(NO_HOME) from None
 
 
 def registry() -> Path:
@@ -51,14 +58,15 @@ def resolve(
     path_or_name: str | Path,
     *,
     parts: Iterable[str] | None = None,
+    weights: bool = True,
     local_files_only: bool = False,
     revision: str | None = None,
 ) -> Path:
     """The folder of a bundle given by path or name; a hub repository's files are fetched into the hub's cache.
 
     `embedded` is always the package's own; otherwise a bundle's folder wins over a name, and a name over a folder that
-    only happens to be called so. parts: which parts to fetch from the hub; all by default. Raises UserError when there
-    is no such bundle.
+    only happens to be called so. parts: which parts to fetch from the hub; all by default. weights: False fetches their
+    configurations and nothing else. Raises UserError when there is no such bundle.
     """
     text = str(path_or_name)
     if path_or_name == EMBEDDED:
@@ -68,22 +76,79 @@ def resolve(
                 "install the wheel, or make it with `make embedded-model`"
             )
         return embedded_bundle()
-    folder, known = Path(text).expanduser(), registry() / text
-    named = isinstance(path_or_name, str) and text == known.name != ".." and known.is_dir()
-    if folder.is_dir() and not (named and not (folder / INDEX).exists()):
+    folder, known = _of_a_home(text), _known(path_or_name)
+    if folder.is_dir() and (known is None or (folder / INDEX).exists()):
         return folder
-    if named:
+    if known is not None:
         return known
     if isinstance(path_or_name, str) and HUB_NAME.fullmatch(text):
-        return _fetch(text, list(PARTS) if parts is None else list(parts), local_files_only, revision)
+        files = [f"{part}/{'*' if weights else 'config.json'}" for part in (PARTS if parts is None else parts)]
+        words = ["README.md", "LICENSE*"] if weights else []
+        return _fetch(text, [INDEX, *words, *files], local_files_only, revision)
     raise UserError(f"{text}: no such bundle; give a bundle's folder or one of the names that `hallo3 bundles` lists")
 
 
-def _fetch(name: str, parts: list[str], local_files_only: bool, revision: str | None) -> Path:
+def _of_a_home(text: str) -> Path:
+    """A path in which `~` and `~user` stand for a home, where there is one."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
+def _known(name: str | Path) -> Path | None:
+    """The folder in the registry that a name stands for; None where there is none."""
+    try:
+        folder = registry() / name
+    except UserError:
+        return None  # without a home nothing is known by name, but paths still lead somewhere
+    return folder if isinstance(name, str) and name == folder.name != ".." and folder.is_dir() else None
+
+
+def published_name(path_or_name: str | Path) -> tuple[str, str | None]:
+    """What results and servers tell of a bundle: its name, and for a folder given by its path a digest.
+
+    A path names people and machines. The digest is of the index, and of size, beginning and end of every other file.
+    """
+    text = str(path_or_name)
+    folder = _of_a_home(text)
+    if text == EMBEDDED or (_known(path_or_name) is not None and not (folder / INDEX).exists()):
+        return text, None
+    if not folder.is_dir():
+        return text if HUB_NAME.fullmatch(text) else _printable(folder.name), None
+    folder = folder.resolve()
+    return _printable(folder.name), _digest(folder, tuple((path, *_state(path)) for path in _files(folder)))
+
+
+def _printable(name: str) -> str:
+    return name.encode(errors="backslashreplace").decode()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".onnx", ".task"))
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+@lru_cache(maxsize=16)
+def _digest(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for path, size, _ in files:
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode(errors="surrogateescape"))
+        with open(path, "rb") as file:
+            digest.update(file.read(_ENDS))
+            file.seek(max(0, size - _ENDS))
+            digest.update(file.read(_ENDS))
+    return f"blake2b-64:{digest.hexdigest()}"
+
+
+def _fetch(name: str, patterns: list[str], local_files_only: bool, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
-    patterns = [INDEX, *(f"{part}/*" for part in parts)]
     try:
         found = snapshot_download(
             name,
@@ -116,10 +181,23 @@ def list_bundles() -> list[FoundBundle]:
     found = []
     if (embedded_bundle() / INDEX).exists():
         found.append(_describe(EMBEDDED, embedded_bundle(), "embedded"))
-    if registry().is_dir():
-        folders = sorted(path for path in registry().iterdir() if path.is_dir() and not path.name.startswith("."))
-        found += [_describe(folder.name, folder, "registry") for folder in folders]
+    found += [_describe(folder.name, folder, "registry") for folder in _registered()]
     return found + [_describe(name, folder, "hub cache") for name, folder in _hub_snapshots()]
+
+
+def known_names() -> list[str]:
+    """Names of the embedded bundle and of those in the registry; reads nothing of them: to complete a word by."""
+    return [EMBEDDED, *(folder.name for folder in _registered())]
+
+
+def _registered() -> list[Path]:
+    try:
+        place = registry()
+    except UserError:
+        return []
+    if not place.is_dir():
+        return []
+    return sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _hub_snapshots() -> list[tuple[str, Path]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..errors import UserError
+from ..errors import FULL, UserError
 
 
 @contextmanager
@@ -32,13 +32,21 @@ def staged_folder(out: Path) -> Iterator[Path]:
             f"{out}: another process is writing this bundle; wait for it, or choose another --out"
         ) from None
     except OSError as error:
-        raise UserError(f"{out}: can't be written ({error.strerror}); choose another place") from None
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"{out}: can't be written ({reason}); choose another place") from None
     try:
         if stage.exists():
             shutil.rmtree(stage)
         stage.mkdir()
         yield stage
         _publish(stage, out)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(
+            f"{out}: can't be written ({reason}); nothing of it is kept: make room, then give the same command again"
+        ) from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         Path(lock.lock_file).unlink(missing_ok=True)

@@ -17,21 +17,26 @@ def command(
     plan: Annotated[
         bool, typer.Option("--plan", help="Show the trainings and what is left of them; train nothing.")
     ] = False,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Take trainings in `out` without an ablation.json as made with CONFIG.")
+    ] = False,
 ) -> None:
     """Train every variant that the paper compares, on drawn people, and write a report with an answer to each claim.
 
     Ways of speech and of identity conditioning, motion frames, scales of guidance. Data, trainings, measurements and
     report/ go to `out`. Stopped, the same command goes on where it was.
     """
-    from ..training.ablation import folder, read_ablation, runs, train_all
+    from ..training.ablation import check_ablation, check_work, folder, read_ablation, runs, train_all
     from ..training.ablation_measures import measure_all
     from ..training.ablation_report import write_report
 
     ablation = read_ablation(config, settings or ())
+    check_ablation(ablation)
     if plan:
         for run in runs(ablation):
             print(f"{run}: {'trained' if (folder(ablation, run) / 'bundle').exists() else 'to do'}")
         return
+    check_work(ablation, adopt)
     train_all(ablation, say)
     measure_all(ablation, say)
-    print(write_report(ablation))
+    print(write_report(ablation, config, settings or ()))

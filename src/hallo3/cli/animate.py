@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from io import FileIO
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,8 +16,10 @@ from .options import (
     INPUT,
     LOOK,
     RUN,
+    Attention,
     Bundle,
     Certificate,
+    Compiled,
     Decoding,
     Device,
     Dtype,
@@ -25,16 +27,19 @@ from .options import (
     NoCredentials,
     NoWatermark,
     PrivateKey,
+    Quality,
     Quiet,
     Rights,
     SeparateVocals,
     Strategy,
     VocalSeparator,
     Weights,
+    signing,
 )
 
 
 def command(
+    context: typer.Context,
     portrait: Annotated[
         Path, typer.Argument(metavar="PORTRAIT", help="Image of the person: PNG, JPEG, WebP, …", show_default=False)
     ],
@@ -45,40 +50,44 @@ def command(
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o",
-            "--output",
-            help="The video, .mp4; - for standard output. [default: PORTRAIT_SPEECH.mp4 here]",
-            show_default=False,
+            "-o", "--output", help="The video, .mp4; - for standard output.", show_default="PORTRAIT_SPEECH.mp4 here"
         ),
     ] = None,
     bundle: Bundle = "embedded",
     separate_vocals: SeparateVocals = False,
     vocal_separator: VocalSeparator = None,
     seed: Annotated[int, typer.Option(help="Same seed, same machine: same frames.", rich_help_panel=LOOK)] = 0,
+    quality: Quality = "exact",
     steps: Annotated[
         int | None,
-        typer.Option(help="Sampling steps; more is finer and slower. [default: the bundle's]", rich_help_panel=LOOK),
+        typer.Option(
+            help="Sampling steps; more is finer and slower.",
+            rich_help_panel=LOOK,
+            show_default="the bundle's, as the quality says",
+        ),
     ] = None,
     speech_scale: Annotated[
         float | None,
         typer.Option(
-            help="Guidance by speech: higher follows the lips closer. [default: the bundle's; published 3.5]",
+            help="Guidance by speech: higher follows the lips closer.",
             rich_help_panel=LOOK,
+            show_default="the bundle's; published 3.5",
         ),
     ] = None,
     text_scale: Annotated[
         float | None,
         typer.Option(
-            help="Guidance by the prompt: higher moves more. [default: the bundle's; published 3.5]",
+            help="Guidance by the prompt: higher moves more.",
             rich_help_panel=LOOK,
+            show_default="the bundle's; published 3.5",
         ),
     ] = None,
     reference_scale: Annotated[
         float | None,
         typer.Option(
-            help="Guidance by the portrait: higher stays closer to it, and costs a branch. [default: the bundle's; "
-            "published 1]",
+            help="Guidance by the portrait: higher stays closer to it, and costs a branch.",
             rich_help_panel=LOOK,
+            show_default="the bundle's; published 1",
         ),
     ] = None,
     framing: Annotated[
@@ -106,6 +115,8 @@ def command(
     strategy: Strategy = "auto",
     weights: Weights = "auto",
     decoding: Decoding = "auto",
+    attention: Attention = "auto",
+    compiled: Compiled = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run.", rich_help_panel=RUN)
     ] = False,
@@ -131,6 +142,7 @@ def command(
         prompt=prompt,
         bundle=bundle,
         seed=seed,
+        quality=quality,
         steps=steps,
         speech_scale=speech_scale,
         text_scale=text_scale,
@@ -143,9 +155,7 @@ def command(
         vocal_separator=vocal_separator,
         crf=crf,
         watermark=not no_watermark,
-        credentials=not no_credentials,
-        certificate=None if no_credentials else certificate,
-        private_key=None if no_credentials else private_key,
+        **signing(context, no_credentials, certificate, private_key),
         resume=resume,
         overwrite=overwrite,
     )
@@ -158,20 +168,13 @@ def command(
     if quiet or json_events:  # otherwise they are among the notices
         for missing in missing_marks(request, streamed=streamed):
             print(f"note: {missing}", file=sys.stderr, flush=True)
+    how: dict[str, Any] = {"device": device, "dtype": dtype, "strategy": strategy, "weights": weights}
+    how |= {"decoding": decoding, "attention": attention, "compiled": compiled}
     with (
         _standard_output() if streamed else nullcontext() as stream,
         listener(quiet=quiet, as_json=json_events) as listen,
     ):
-        animate(
-            request,
-            device=device,
-            dtype=dtype,
-            strategy=strategy,
-            weights=weights,
-            decoding=decoding,
-            listen=listen,
-            stream=stream,
-        )
+        animate(request, listen=listen, stream=stream, **how)
 
 
 @contextmanager

@@ -2,11 +2,14 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from io import TextIOWrapper
 
 import typer
 
-from ..errors import UserError, hush_libraries, in_one_line, show_bug, users_to_mend
+from .. import several
+from ..errors import Ended, Stopped, UserError, hush_libraries, in_one_line, show_bug, users_to_mend
 from ..version import __version__
 from . import (
     ablate,
@@ -23,6 +26,7 @@ from . import (
     studio,
     train,
     verify,
+    web,
 )  # fmt: skip
 
 app = typer.Typer(
@@ -45,10 +49,12 @@ app.command("inspect")(inspect.command)
 app.command("bench")(bench.command)
 app.command("doctor")(doctor.command)
 app.command("serve")(serve.command)
+app.command("web")(web.command)
 app.command("train")(train.command)
 app.command("ablate")(ablate.command)
 app.add_typer(studio.app, name="studio")
 
+TOGETHER = ("animate", "batch", "bench", "serve")  # which the processes that `torchrun` starts run as one
 STOPPED = 130  # what the parser returns, too, when it meets a Ctrl-C
 
 
@@ -75,12 +81,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments: the words after `hallo3`; those of the process by default.
     """
     hush_libraries()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names of files may hold what its encoding has not
+            stream.reconfigure(errors="backslashreplace")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = partial(_command, words)
+    if words and words[0] in TOGETHER:
+        return _code_of(partial(several.run, partial(_code_of, command)))
+    return _code_of(command)
+
+
+def _command(words: list[str]) -> int:
+    result = app(args=words, prog_name="hallo3", standalone_mode=False)
+    if result == STOPPED:
+        raise KeyboardInterrupt
+    return result if isinstance(result, int) else 0
+
+
+def _code_of(work: Callable[[], int]) -> int:
+    """The exit code of what `work` does; an error is reported here."""
     try:
-        result = app(args=list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
-        code = result if isinstance(result, int) else 0
+        return work()
     except UserError as error:
         _report(str(error))
         return 2
+    except Stopped as stop:
+        _report(str(stop))
+        return STOPPED
+    except Ended as ended:
+        if ended.line is not None:
+            _report(ended.line)
+        return ended.code
     except (KeyboardInterrupt, typer.Abort):
         code = STOPPED
     except typer.Exit as error:
@@ -98,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 EXTRAS = {
     **{"numba": "train", "scipy": "train", "skimage": "evaluate"},
     **dict.fromkeys(("fastapi", "uvicorn", "python_multipart", "prometheus_client"), "serve"),
+    "gradio": "web",
 }  # what a base install lacks, and who brings it
 
 
@@ -106,8 +138,9 @@ def _unexpected(error: Exception) -> int:
         _report(f"{lacking} is not installed, which this command needs; pip install 'hallo3[{EXTRAS[lacking]}]'")
         return 2
     usage = getattr(error, "format_message", None)
-    if usage is not None:  # a wrong option or argument, in the words of the parser
-        _report(f"{usage()} See `hallo3 {_command_in(error)}--help`.")
+    if usage is not None:  # a wrong option or argument, in the words of the parser; none where it has shown the help
+        if words := usage():
+            _report(f"{words} See `hallo3 {_command_in(error)}--help`.")
         return 2
     show_bug(error)
     _report(in_one_line(error))
@@ -116,5 +149,4 @@ def _unexpected(error: Exception) -> int:
 
 def _command_in(error: Exception) -> str:
     context = getattr(error, "ctx", None)
-    name = getattr(context, "info_name", None)
-    return f"{name} " if name and name != "hallo3" else ""
+    return "" if context is None else f"{context.command_path.removeprefix('hallo3').strip()} ".lstrip()

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..durations import clock
 from ..errors import UserError
 from .animate import require_rights
 from .options import (
     FACE,
     LOOK,
     RUN,
+    Attention,
     Bundle,
     Certificate,
+    Compiled,
     Decoding,
     Device,
     Dtype,
@@ -23,14 +26,15 @@ from .options import (
     NoCredentials,
     NoWatermark,
     PrivateKey,
+    Quality,
     Quiet,
     Rights,
     SeparateVocals,
     Strategy,
     VocalSeparator,
     Weights,
+    signing,
 )
-from .progress import clock
 
 if TYPE_CHECKING:
     from ..batch import Outcome, Row
@@ -39,6 +43,7 @@ Event = dict[str, Any]
 
 
 def command(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The rows: .csv, .jsonl or .txt.", show_default=False)],
     out: Annotated[
         Path, typer.Option("--out", metavar="FOLDER", help="Where the videos go; made if need be.", show_default=False)
@@ -47,8 +52,9 @@ def command(
     separate_vocals: SeparateVocals = False,
     vocal_separator: VocalSeparator = None,
     seed: Annotated[int, typer.Option(help="For rows that name none.", rich_help_panel=LOOK)] = 0,
+    quality: Quality = "exact",
     steps: Annotated[
-        int | None, typer.Option(help="For rows that name none. [default: the bundle's]", rich_help_panel=LOOK)
+        int | None, typer.Option(help="For rows that name none.", rich_help_panel=LOOK, show_default="the bundle's")
     ] = None,
     crf: Annotated[int, typer.Option(help="For rows that name none: H.264 quality.", rich_help_panel=LOOK)] = 18,
     no_face: Annotated[
@@ -65,6 +71,8 @@ def command(
     strategy: Strategy = "auto",
     weights: Weights = "auto",
     decoding: Decoding = "auto",
+    attention: Attention = "auto",
+    compiled: Compiled = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Make anew what is there already.", rich_help_panel=RUN)
     ] = False,
@@ -90,11 +98,10 @@ def command(
         "separate_vocals": separate_vocals,
         "vocal_separator": vocal_separator,
         "watermark": not no_watermark,
-        "credentials": not no_credentials,
-        "certificate": None if no_credentials else certificate,
-        "private_key": None if no_credentials else private_key,
+        **signing(context, no_credentials, certificate, private_key),
     }
-    defaults: dict[str, Any] = {"seed": seed, "steps": steps, "crf": crf, "no_face": no_face}
+    defaults: dict[str, Any] = {"seed": seed, "quality": quality, "steps": steps, "crf": crf}
+    defaults["no_face"] = no_face
     whole = AnimationRequest(Path(), Path(), Path(), **defaults, **common)
     check_settings(whole)
     signer_of(whole)
@@ -103,13 +110,13 @@ def command(
     if quiet or json_events:  # otherwise they are among the notices
         for missing in missing_marks(whole):
             print(f"note: {missing}", file=sys.stderr, flush=True)
+    how: dict[str, Any] = {"device": device, "dtype": dtype, "strategy": strategy, "weights": weights}
+    how |= {"decoding": decoding, "attention": attention, "compiled": compiled}
     with listener(quiet=quiet, as_json=json_events) as listen:
         outcomes = run_batch(
             rows,
             out,
-            load=lambda: load(
-                bundle, device=device, dtype=dtype, strategy=strategy, weights=weights, decoding=decoding
-            ),
+            load=lambda: load(bundle, **how),
             common=common,
             failed=failed,
             overwrite=overwrite,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
-from .options import Decoding, Device, Dtype, Strategy, Weights
+from .options import Attention, Compiled, Decoding, Device, Dtype, Quality, Strategy, Weights, bundle_names
 
 if TYPE_CHECKING:
     from ..bench import Bench
@@ -19,15 +19,18 @@ BAR = 40  # characters
 
 
 def command(
-    bundle: Annotated[str, typer.Argument(help="Model: `embedded`, a folder, or a name.")] = "embedded",
+    bundle: Annotated[
+        str, typer.Argument(help="Model: `embedded`, a folder, or a name.", autocompletion=bundle_names)
+    ] = "embedded",
     device: Device = "auto",
     dtype: Dtype = "auto",
     strategy: Strategy = "auto",
     weights: Weights = "auto",
     decoding: Decoding = "auto",
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Sampling steps. [default: the bundle's]", show_default=False)
-    ] = None,
+    attention: Attention = "auto",
+    compiled: Compiled = False,
+    quality: Quality = "exact",
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.", show_default="the bundle's")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of two clips; the medians count.")] = 3,
     plot: Annotated[
         Path | None, typer.Option(help="Draw the times into this file (.png, .svg); needs matplotlib.")
@@ -44,8 +47,9 @@ def command(
         if find_spec("matplotlib") is None:
             raise UserError("--plot: needs matplotlib; pip install matplotlib, or leave the option out")
         ensure_writable(plot, ".png", ".svg", ".pdf")
-    how = {"device": device, "dtype": dtype, "strategy": strategy, "weights": weights, "decoding": decoding}
-    found = bench(bundle, steps=steps, repeats=repeats, report=_progress, **how)
+    how: dict[str, Any] = {"device": device, "dtype": dtype, "strategy": strategy, "weights": weights}
+    how |= {"decoding": decoding, "attention": attention, "compiled": compiled}
+    found = bench(bundle, quality=quality, steps=steps, repeats=repeats, report=_progress, **how)
     if plot is not None:
         _draw(found, plot)
     if as_json:
@@ -61,7 +65,8 @@ def _progress(done: int, whole: int) -> None:
 def _as_json(found: "Bench") -> dict[str, Any]:
     made = {f"{seconds:g}": found.seconds_for(seconds) for seconds in SPEECH}
     speed = {"frames_per_second": found.frames_per_second, "operations_per_second": found.operations_per_second}
-    return {**asdict(found), "clip_seconds": found.clip_seconds, **speed, "seconds_for_speech": made}
+    speed |= {"clip_seconds": found.clip_seconds, "first_clip_share": found.first_clip_share}
+    return {**asdict(found), **speed, "seconds_for_speech": made}
 
 
 def _show(found: "Bench") -> None:
@@ -78,9 +83,11 @@ def _show(found: "Bench") -> None:
         table.add_row(*map(Text, (stage.name, when, f"{stage.seconds:.3f}", bar)))
     console.print(f"{found.bundle} on {found.processor} ({found.device}, {found.dtype}, {found.threads} threads)")
     console.print(table)
-    size = f"{found.width}×{found.height}, {found.steps} steps, {found.branches} guidance branches"
+    size = f"{found.width}×{found.height}, {found.steps} steps, {found.evaluations} evaluations of the denoiser"
     console.print(f"{size}: {found.operations_per_second / 1e9:,.0f} GFLOP a second in the denoiser")
     console.print(f"{found.frames_per_second:.1f} frames a second; {found.fps} are real time")
+    share = f"{found.first_clip_share:.2f} × its denoising and decoding"
+    console.print(f"first clip after {found.first_clip:.2f} s with a loaded bundle: {share}")
     for seconds in SPEECH:
         console.print(f"{seconds:g} s of speech: {found.seconds_for(seconds):.1f} s")
 

@@ -10,7 +10,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")] = False,
 ) -> None:
     """List the bundles on this machine, where they are, and what they lack."""
-    from ..bundles.places import list_bundles, registry
+    from ..bundles.places import list_bundles
 
     found = list_bundles()
     if as_json:
@@ -30,7 +30,7 @@ def command(
     if found:
         console.print(table)
     else:
-        console.print(f"no bundles on this machine; `hallo3 download hallo3` puts the published one into {registry()}")
+        console.print("no bundles on this machine; `hallo3 download hallo3` fetches the published one")
 
 
 def _size(count: int) -> str:

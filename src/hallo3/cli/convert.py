@@ -52,13 +52,13 @@ def command(
     dtype: Annotated[Dtype, typer.Option(help="Number format of the weights.", rich_help_panel=FORM)] = Dtype.bf16,
     max_shard_size: Annotated[str, typer.Option(help="Most bytes of one file.", rich_help_panel=FORM)] = "5GB",
     height: Annotated[
-        int | None, typer.Option(min=16, help="Pixels trained for. [default: 480]", rich_help_panel=FORM)
+        int | None, typer.Option(min=16, help="Pixels trained for.", rich_help_panel=FORM, show_default="480")
     ] = None,
     width: Annotated[
-        int | None, typer.Option(min=16, help="Pixels trained for. [default: 720]", rich_help_panel=FORM)
+        int | None, typer.Option(min=16, help="Pixels trained for.", rich_help_panel=FORM, show_default="720")
     ] = None,
     text_length: Annotated[
-        int | None, typer.Option(min=1, help="Text tokens trained for. [default: 226]", rich_help_panel=FORM)
+        int | None, typer.Option(min=1, help="Text tokens trained for.", rich_help_panel=FORM, show_default="226")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:

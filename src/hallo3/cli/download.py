@@ -14,7 +14,7 @@ def command(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="The bundle's folder. [default: known by its name to all commands]", show_default=False),
+        typer.Option(help="The bundle's folder.", show_default="known by its name to all commands"),
     ] = None,
     revision: Annotated[str, typer.Option(help="Branch, tag or commit of the repository.")] = "main",
     dtype: Annotated[Dtype, typer.Option(help="Number format of the weights.")] = Dtype.bf16,

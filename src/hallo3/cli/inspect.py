@@ -19,6 +19,6 @@ def command(
 
     found = inspect(video)
     if as_json:
-        print(json.dumps(found.to_dict(), ensure_ascii=False))
+        print(json.dumps(found.to_dict()))
     else:
         print("\n".join(found.lines()))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..durations import clock
 from ..errors import UserError
-from .progress import clock
+from .options import bundle_names
 
 if TYPE_CHECKING:
     from ..runtime.plan import Planned
@@ -19,20 +20,23 @@ SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(GB|GiB|G|MB|MiB|M)?", re.IGNORECASE)
 
 def command(
     bundle: Annotated[
-        str, typer.Argument(help="Model: `embedded`, a folder, or a name; `hallo3` is known unseen.")
+        str,
+        typer.Argument(
+            help="Model: `embedded`, a folder, or a name; `hallo3` is known unseen.", autocompletion=bundle_names
+        ),
     ] = "embedded",
     gpu_memory: Annotated[
         str | None,
-        typer.Option(metavar="24GB", help="Plan for a GPU with this much. [default: this machine]", show_default=False),
+        typer.Option(metavar="24GB", help="Plan for a GPU with this much.", show_default="this machine"),
     ] = None,
     host_memory: Annotated[
         str | None,
-        typer.Option(metavar="64GB", help="And this much beside it. [default: what is free here]", show_default=False),
+        typer.Option(metavar="64GB", help="And this much beside it.", show_default="what is free here"),
     ] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="Of this kind, for one clip; see docs/several-gpus.md.")] = 1,
     seconds: Annotated[float, typer.Option(min=0.04, help="Of speech.")] = 10.0,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Sampling steps. [default: the bundle's]", show_default=False)
-    ] = None,
+    quality: Annotated[str, typer.Option(help="exact, high or draft, as `animate --quality`.")] = "exact",
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.", show_default="the bundle's")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     weights: Annotated[str, typer.Option(help="As `animate --weights`.")] = "auto",
     decoding: Annotated[str, typer.Option(help="As `animate --decoding`.")] = "auto",
@@ -47,10 +51,12 @@ def command(
     found = plan(
         bundle,
         seconds=seconds,
+        quality=quality,
         steps=steps,
         dtype=dtype,
         gpu_memory=_bytes(gpu_memory, "--gpu-memory"),
         host_memory=_bytes(host_memory, "--host-memory"),
+        gpus=gpus,
         wanted=Wanted(weights=weights, decoding=decoding),
     )
     if as_json:
@@ -93,17 +99,27 @@ def _show(found: "Planned") -> None:
     from rich.table import Table
 
     console = Console(width=None if Console().is_terminal else 1000, highlight=False, markup=False)
-    table = Table("strategy", "device memory", "most in", "host memory", "time", "")
+    several = ["each other GPU"] if found.gpus > 1 else []
+    table = Table("strategy", "device memory", "most in", *several, "host memory", "time", "")
     for one in found.plan.estimates:
         most = max(one.stages, key=lambda stage: one.stages[stage])
         time = "" if one.seconds is None else clock(one.seconds)
         state = ["approximate"] * (not one.exact) + ["chosen"] * (one is found.plan.chosen)
-        table.add_row(one.name, _gigabytes(one.device), most, _gigabytes(one.host), time, ", ".join(state))
+        others = [_gigabytes(one.others) for _ in several]
+        table.add_row(one.name, _gigabytes(one.device), most, *others, _gigabytes(one.host), time, ", ".join(state))
     console.print(table)
-    work = f"{found.seconds:g} s of speech, {found.clips} clips, {found.steps} steps, {found.dtype} on {found.device}"
-    console.print(f"{work}: {found.operations / 1e12:,.1f} TFLOP in the denoiser; {found.speed}")
+    work = (
+        f"{found.seconds:g} s of speech, {found.clips} clips of {found.steps} steps and {found.evaluations} evaluations"
+    )
+    where = f"{found.dtype} on {found.device}"
+    console.print(f"{work}, {where}: {found.operations / 1e12:,.1f} TFLOP in the denoiser; {found.speed}")
+    if found.layout is not None:
+        groups, parts = found.layout.branches, found.layout.parts
+        console.print(f"{found.gpus} GPUs: {groups} × guidance branches, {parts} × the sequence of each; reckoned")
     if found.plan.chosen is not None:
         console.print(f"chosen: {found.plan.reason}")
+        times = (f"{name} {clock(taken)}" for name, taken in found.qualities.items())
+        console.print(f"--quality: {', '.join(times)}; docs/speed.md has what they cost")
     for notice in found.notices:
         console.print(f"note: {notice}")
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..durations import clock
+
 Event = dict[str, Any]
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -24,13 +26,6 @@ def listener(*, quiet: bool, as_json: bool) -> Iterator[Callable[[Event], None]]
             yield show
     else:
         yield _print_line
-
-
-def clock(seconds: float) -> str:
-    """75.2 → `1:15`, 3725 → `1:02:05`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _sentence(event: Event) -> str | None:

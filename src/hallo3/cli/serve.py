@@ -1,68 +1,79 @@
 """`hallo3 serve`: jobs over HTTP."""
 
-import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UserError
-from .options import Bundle, Certificate, Decoding, Device, Dtype, PrivateKey, Strategy, Weights
+from .options import (
+    LIMITS,
+    RUN,
+    WHERE,
+    Attention,
+    Bundle,
+    Certificate,
+    Compiled,
+    Decoding,
+    Dtype,
+    Host,
+    MaxSeconds,
+    MaxStored,
+    MaxUpload,
+    Port,
+    PrivateKey,
+    Queue,
+    Rate,
+    Strategy,
+    Token,
+    Weights,
+)
 
 if TYPE_CHECKING:
-    from ..serving.jobs import Limits
-
-WHERE, LIMITS = "Where it listens", "Limits"
+    from ..serving.jobs import JobQueue, Limits
+    from ..serving.processes import WorkerProcess
+    from ..serving.worker import Worker
 
 
 def command(
-    host: Annotated[
-        str, typer.Option(help="Address to listen at; beyond this machine it needs a token.", rich_help_panel=WHERE)
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="0 takes a free one, and says which.", rich_help_panel=WHERE)
-    ] = 8000,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            help="What clients must know. Better by the variable: other users see the command line.",
-            envvar="HALLO3_TOKEN",
-            rich_help_panel=WHERE,
-            show_default=False,
-        ),
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    token: Token = None,
     data: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Jobs and results. [default: serve in hallo3's cache folder]",
+            help="Jobs and results.",
             rich_help_panel=WHERE,
-            show_default=False,
+            show_default="serve in hallo3's cache folder",
         ),
     ] = None,
     bundle: Bundle = "embedded",
-    queue: Annotated[int, typer.Option(min=1, help="Jobs that may wait.", rich_help_panel=LIMITS)] = 16,
-    max_upload: Annotated[
-        float, typer.Option(min=0.001, help="MB of a portrait or a recording.", rich_help_panel=LIMITS)
-    ] = 50,
-    max_seconds: Annotated[
-        float, typer.Option(min=0.2, max=7200, help="Seconds of speech.", rich_help_panel=LIMITS)
-    ] = 600,
-    max_stored: Annotated[
-        float, typer.Option(min=0.001, help="GB kept in all; above that no job is taken.", rich_help_panel=LIMITS)
-    ] = 10,
-    rate: Annotated[int, typer.Option(min=1, help="Jobs a minute of one client.", rich_help_panel=LIMITS)] = 30,
+    queue: Queue = 16,
+    max_upload: MaxUpload = 50,
+    max_seconds: MaxSeconds = 600,
+    max_stored: MaxStored = 10,
+    rate: Rate = 30,
     keep: Annotated[float, typer.Option(min=0.001, help="Hours that results are kept.", rich_help_panel=LIMITS)] = 24,
     certificate: Certificate = None,
     private_key: PrivateKey = None,
-    device: Device = "auto",
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="auto, cpu, cuda, cuda:1, mps; given several times, each makes jobs with a model of its own.",
+            rich_help_panel=RUN,
+            show_default="auto",
+        ),
+    ] = None,
     dtype: Dtype = "auto",
     strategy: Strategy = "auto",
     weights: Weights = "auto",
     decoding: Decoding = "auto",
+    attention: Attention = "auto",
+    compiled: Compiled = False,
 ) -> None:
-    """Take jobs over HTTP and make them one after the other, with one loaded model.
+    """Take jobs over HTTP and make them one after the other, with one loaded model, or one on each of several devices.
 
     Submit, status, events, result, cancel, health and metrics: docs/server.md, and /openapi.json of the running server.
     Stopped or killed, it goes on with every job at its last clip when it is started again.
@@ -73,31 +84,23 @@ def command(
     import uvicorn  # noqa: F401
 
     from ..bundles.places import home
-    from ..serving.guard import is_loopback
+    from ..serving.guard import check_exposure
     from ..serving.jobs import Limits
 
-    if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
-        raise UserError("--token: must be printable ASCII, not empty, without blanks around it")
-    if not is_loopback(host) and token is None:
-        raise UserError(f"--host {host}: opens the server to others, which needs a token; set HALLO3_TOKEN")
-    limits = Limits(
-        waiting=queue,
-        upload_bytes=round(max_upload * 1e6),
-        seconds=max_seconds,
-        stored_bytes=round(max_stored * 1e9),
-        per_minute=rate,
-        keep_seconds=keep * 3600,
-    )
+    check_exposure(host, token)
+    limits = Limits.asked(queue, max_upload, max_seconds, max_stored, rate, keep * 3600)
     common = {"bundle": bundle, "certificate": certificate, "private_key": private_key}
-    how = {"device": device, "dtype": dtype, "strategy": strategy, "weights": weights, "decoding": decoding}
-    _serve(data or home() / "serve", limits, common, how, host, port, token)
+    how: dict[str, Any] = {"dtype": dtype, "strategy": strategy, "weights": weights, "decoding": decoding}
+    how |= {"attention": attention, "compiled": compiled}
+    _serve(data or home() / "serve", limits, common, device or ["auto"], how, host, port, token)
 
 
 def _serve(
     folder: Path,
     limits: "Limits",
     common: dict[str, str | Path | None],
-    how: dict[str, str],
+    devices: list[str],
+    how: dict[str, Any],
     host: str,
     port: int,
     token: str | None,
@@ -105,10 +108,11 @@ def _serve(
     import uvicorn
     from filelock import FileLock, Timeout
 
-    from ..animation import AnimationRequest, load, signer_of
+    from ..animation import AnimationRequest, signer_of
     from ..serving.api import create_app
     from ..serving.jobs import JobQueue
-    from ..serving.worker import Worker
+    from ..serving.listening import address_of, listen
+    from ..serving.processes import WorkerProcess
 
     signer_of(AnimationRequest(Path(), Path(), Path(), **common))  # type: ignore[arg-type]
     jobs = JobQueue(folder, limits, common=common)
@@ -117,30 +121,51 @@ def _serve(
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(f"{folder}: another server uses it; stop that, or choose another --data") from None
-    with lock, _listening(host, port) as listening:
-        pipeline = load(str(common["bundle"]), **how)
-        worker = Worker(jobs, pipeline)
-        app = create_app(jobs, [worker], token=token)
-        worker.on_end = app.state.metrics.ended
-        _announce(listening, host, token, str(common["bundle"]), folder)
+    with lock, listen(host, port) as listening:
+        workers = _workers(jobs, devices, how)
+        app = create_app(jobs, workers, token=token)
+        for worker in workers:
+            worker.on_end = app.state.metrics.ended
+        _open([worker for worker in workers if isinstance(worker, WorkerProcess)])
+        _announce(address_of(listening, host), host, token, str(common["bundle"]), folder)
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
         uvicorn.Server(config).run(sockets=[listening])
     jobs.close()
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UserError(f"--host {host} --port {port}: can't listen there ({reason}); choose others") from None
+def _workers(jobs: "JobQueue", devices: list[str], how: dict[str, Any]) -> "list[Worker] | list[WorkerProcess]":
+    """One in this process; or, for several devices, each in a process of its own."""
+    from .. import several
+    from ..animation import load
+    from ..runtime.devices import choose_device
+    from ..serving.processes import WorkerProcess
+    from ..serving.worker import Worker
+
+    if len(devices) == 1:
+        return [Worker(jobs, load(str(jobs.common["bundle"]), device=devices[0], **how))]
+    if several.led() is not None:
+        raise UserError(f"--device {devices[1]}: torchrun puts all devices to one job; leave torchrun out, or --device")
+    for device in devices:
+        choose_device(device)
+    return [
+        WorkerProcess(jobs.folder, jobs.limits, jobs.common, {**how, "device": device}, name=f"worker-{number}")
+        for number, device in enumerate(devices, 1)
+    ]
 
 
-def _announce(listening: socket.socket, host: str, token: str | None, bundle: str, folder: Path) -> None:
-    port = listening.getsockname()[1]
-    shown = f"[{host}]" if ":" in host else host
-    print(f"serving {bundle} at http://{shown}:{port} (/openapi.json; jobs in {folder})", flush=True)
+def _open(workers: "list[WorkerProcess]") -> None:
+    """Starts them one after the other: each sees the memory that those before have left."""
+    for worker in workers:
+        try:
+            worker.open()
+        except UserError:
+            for other in workers:
+                other.stop()
+            raise
+
+
+def _announce(address: str, host: str, token: str | None, bundle: str, folder: Path) -> None:
+    print(f"serving {bundle} at {address} (/openapi.json; jobs in {folder})", flush=True)
     from ..serving.guard import is_loopback
 
     if not is_loopback(host):

@@ -9,6 +9,7 @@ import typer
 from typer import Option
 
 from ..errors import UserError
+from .options import bundle_names
 
 if TYPE_CHECKING:
     from ..studio.dataset import Material
@@ -46,9 +47,9 @@ def render(
     """Draw one person who talks, as a video with sound; prints the caption."""
     from ..media.files import ensure_writable
     from ..media.provenance import provenance_tags
-    from ..media.sound import speech_from_samples
     from ..media.video import VideoWriter
     from ..studio.dataset import sample
+    from ..studio.speech_clips import as_sound
 
     ensure_writable(output)
     if output.exists() and not overwrite:
@@ -61,7 +62,7 @@ def render(
         output,
         width,
         height,
-        speech=speech_from_samples(drawn.speech, 16_000),
+        speech=as_sound(drawn.speech),
         metadata=provenance_tags(bundle="studio", seed=seed, settings=settings),
         overwrite=True,
     )
@@ -80,6 +81,7 @@ def preview(
     height: Height = 128,
     width: Width = 192,
     style: Annotated[str | None, Option(help="How they move; random if not given.", show_default=False)] = None,
+    light: Annotated[str, Option(help="steady, harsh, lamp, passing or fading.")] = "steady",
 ) -> None:
     """Draw a contact sheet: random people in random surroundings, with the mouth shut and saying /i/, /a/, /u/."""
     from PIL import Image
@@ -87,11 +89,14 @@ def preview(
     from ..media.files import ensure_writable
     from ..studio.performance import STYLES
     from ..studio.preview import contact_sheet
+    from ..studio.scene import LIGHTS
 
     ensure_writable(output, ".png", ".jpg")
+    if light not in LIGHTS:
+        raise UserError(f"--light {light}: give one of {', '.join(LIGHTS)}")
     if style is not None and style not in STYLES:
         raise UserError(f"--style {style}: give one of {', '.join(STYLES)}")
-    Image.fromarray(contact_sheet(seed, rows, columns, height, width, style)).save(output)
+    Image.fromarray(contact_sheet(seed, rows, columns, height, width, style, light)).save(output)
     print(output)
 
 
@@ -108,8 +113,12 @@ def dataset(
     recordings: Recordings = None,
     photograph_share: Share = 0.25,
     workers: Annotated[int, Option(min=1, help="Processes.")] = 1,
+    bundle: Annotated[
+        str, Option(help="Bundle that embeds the faces; none goes without.", autocompletion=bundle_names)
+    ] = "embedded",
 ) -> None:
     """Draw clips to train on, with their truth; an interrupted run goes on where it stopped."""
+    _folder(out)
     from ..studio.dataset import write_dataset
     from .progress import counted
 
@@ -124,6 +133,7 @@ def dataset(
             width=width,
             material=_material(recordings, photographs, photograph_share),
             workers=workers,
+            face_encoder=None if bundle == "none" else bundle,
             report=report,
         )
     print(f"{out}: {count} clips, {new} of them new")
@@ -133,7 +143,9 @@ def dataset(
 def import_videos(
     folder: Annotated[Path, typer.Argument(help="Holds videos/NAME.mp4 and caption/NAME.txt.")],
     out: Annotated[Path, Option(help="Folder of the dataset; made if it is not there.")],
-    bundle: Annotated[str, Option(help="Bundle that finds the faces and whose size the clips get.")] = "embedded",
+    bundle: Annotated[
+        str, Option(help="Bundle that finds the faces and whose size the clips get.", autocompletion=bundle_names)
+    ] = "embedded",
     frames: Annotated[int, Option(min=5, max=1001, help="Frames of a clip, at 25 a second: 4k + 1.")] = 49,
     size: Annotated[
         list[str] | None,
@@ -141,6 +153,7 @@ def import_videos(
     ] = None,
 ) -> None:
     """Cut videos of people who talk into clips to train on; an interrupted run goes on where it stopped."""
+    _folder(out)
     if frames % 4 != 1:
         raise UserError(f"--frames {frames}: must be 4k + 1, such as 33 or 49")
     sizes = [_size(text) for text in size or ()]
@@ -176,13 +189,15 @@ def _size(text: str) -> tuple[int, int]:
 
 @app.command()
 def score(
-    bundle: Annotated[str, typer.Argument(help="Bundle to score, of the embedded one's size.")] = "embedded",
+    bundle: Annotated[
+        str, typer.Argument(help="Bundle to score, of the embedded one's size.", autocompletion=bundle_names)
+    ] = "embedded",
     out: Annotated[Path, Option(help="Folder for contact sheets and scores.json.")] = Path("scores"),
     json_file: Annotated[
         Path | None, Option("--json", help="File for the scores, instead of scores.json.", show_default=False)
     ] = None,
     photographs: Annotated[
-        Path | None, Option(help="Folder of photographs that were not trained on.", show_default=False)
+        Path | None, Option(help="Folder of photographs; labelled ones to train on are left out.", show_default=False)
     ] = None,
     recordings: Recordings = None,
     count: Annotated[int, Option(min=2, help="Drawn cases, of people and voices never trained on.")] = 16,
@@ -191,13 +206,14 @@ def score(
     poses: Annotated[int, Option(min=0, help="Drawn cases in profile, from above and from below: each.")] = 3,
     pairs: Annotated[int, Option(min=0, help="Portraits prompted with moving and with still surroundings.")] = 7,
     long_count: Annotated[int, Option(min=0, help="Long drawn cases, to see whether a face stays who it is.")] = 1,
-    long: Annotated[float, Option(min=4, help="Length of a long drawn case, in seconds.")] = 20.0,
+    long: Annotated[float, Option(min=4, help="Length of a long drawn case, in seconds.")] = 60.0,
 ) -> None:
     """Measure a bundle's mouths, faces, surroundings and seams beside the truth's; exit code 1 when a bar is missed."""
     from ..training.score import Extent, score_bundle
     from ..training.score_table import passes, report
     from .progress import counted
 
+    _folder(out)
     extent = Extent(count, seconds, still, poses, pairs, long_count, long)
     with counted("videos") as progress:
         scores = score_bundle(
@@ -212,6 +228,13 @@ def score(
     report(scores)
     if not all(passes(name, found.value) for name, found in scores.items()):
         raise typer.Exit(1)
+
+
+def _folder(out: Path) -> None:
+    """Raises UserError unless `out` is a folder or can become one."""
+    there = next((path for path in (out, *out.parents) if path.exists()), out)
+    if there.exists() and not there.is_dir():
+        raise UserError(f"--out {out}: {there} is a file; name a folder")
 
 
 def _split(text: str) -> Any:

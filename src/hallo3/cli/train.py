@@ -1,12 +1,13 @@
 """`hallo3 train`: both phases and the VAE, from a file of settings."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .progress import clock
+from ..durations import clock
 
 if TYPE_CHECKING:
     from ..training.explain import Explanation
@@ -36,7 +37,11 @@ def command(
     if explain:
         from ..training.explain import explain as count
 
-        show(count(training, choose_device(getattr(training, "device", "cpu"))))
+        found = count(
+            training, choose_device(getattr(training, "device", "cpu")), int(os.environ.get("WORLD_SIZE", "1"))
+        )
+        if os.environ.get("RANK", "0") == "0":
+            show(found)
         return
     from ..training.parallel import launched, rank
 
@@ -70,8 +75,10 @@ def show(found: "Explanation") -> None:
     table.add_section()
     table.add_row("all", f"{found.trained:,}", f"{found.frozen:,}")
     console.print(table)
-    costs = Table("a step", "", show_header=False)
+    costs = Table("a step of a process", "", show_header=False)
     for name, value in (
+        ("clips", found.clip),
+        ("processes", f"{found.processes}"),
         ("weights", _bytes(found.weights)),
         ("gradients, averages, optimiser", _bytes(found.optimizer)),
         ("kept for gradients", _bytes(found.activations)),

@@ -5,9 +5,13 @@ from typing import Annotated
 
 import typer
 
+from .options import bundle_names
+
 
 def command(
-    bundle: Annotated[str, typer.Argument(help="A bundle's folder or name.", show_default=False)],
+    bundle: Annotated[
+        str, typer.Argument(help="A bundle's folder or name.", autocompletion=bundle_names, show_default=False)
+    ],
     recording: Annotated[
         Path, typer.Argument(help="A recording, or a folder that is searched for them.", show_default=False)
     ],

@@ -5,6 +5,8 @@ come with the published files (research use only). `EmbeddedFaceAnalyzer` is the
 """
 
 import shutil
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -65,15 +67,29 @@ class FaceCondition:
     notices: tuple[str, ...] = ()
 
 
-def condition_face(
+@dataclass(frozen=True, eq=False)
+class FoundFace:
+    """Which face is taken.
+
+    face: None where no identity is used. box, notices: as in `FaceCondition`. candidates: the faces that there are,
+    largest first.
+    """
+
+    face: Face | None
+    box: Box
+    candidates: tuple[Face, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+def find_face(
     analyzer: FaceAnalyzer,
     image: Picture,
     *,
     face_box: Box | None = None,
     no_face: bool = False,
     index: int | None = None,
-) -> FaceCondition:
-    """Finds the person's face and embeds it.
+) -> FoundFace:
+    """Finds the person's face.
 
     Args:
         image: The portrait on its canvas, (H, W, 3) uint8.
@@ -82,33 +98,44 @@ def condition_face(
         index: Which face, largest first, from 0. Without it the largest, and a notice if there are others.
 
     Raises:
-        UserError: no face, one too small, no such index, a box off the picture, options that contradict each other, or
-            a face that gives no embedding: what the network takes for an identity is never zero unasked.
+        UserError: no face, one too small, no such index, a box off the picture, or options that contradict each other.
     """
     height, width = image.shape[:2]
     if sum((face_box is not None, no_face, index is not None)) > 1:
         raise UserError("--face-box, --no-face and --face: they exclude each other; give one of them")
     if no_face:
         notice = "no identity is used (--no-face): the person may drift away from the portrait"
-        return FaceCondition(np.zeros(analyzer.embedding_dim, np.float32), (0.0, 0.0, width, height), (notice,))
-    notices: tuple[str, ...] = ()
+        return FoundFace(None, (0.0, 0.0, width, height), notices=(notice,))
     if face_box is not None:
         face = Face(_checked_box(face_box, width, height))
-        box = enlarge(face.box, BOX_SCALE, width, height)
-    else:
-        face, notices = _choose(analyzer.detect(image), index)
-        _check_size(face.box, height, "the face found in the portrait")
-        box = analyzer.face_box(image, face)
-    embedding = np.asarray(analyzer.embed(image, face), dtype=np.float32).reshape(-1)
+        return FoundFace(face, enlarge(face.box, BOX_SCALE, width, height), (face,))
+    found = tuple(sorted(analyzer.detect(image), key=lambda face: -face.box[2] * face.box[3]))
+    face, notices = _choose(found, index)
+    _check_size(face.box, height, "the face found in the portrait")
+    return FoundFace(face, analyzer.face_box(image, face), found, notices)
+
+
+def embed_face(analyzer: FaceAnalyzer, image: Picture, found: FoundFace) -> FaceCondition:
+    """What the networks learn of the face that was found in `image`; zeros where there is none.
+
+    Raises UserError for a face that gives no embedding: what the network takes for an identity is never zero unasked.
+    """
+    if found.face is None:
+        return FaceCondition(np.zeros(analyzer.embedding_dim, np.float32), found.box, found.notices)
+    embedding = np.asarray(analyzer.embed(image, found.face), dtype=np.float32).reshape(-1)
     if not np.isfinite(embedding).all() or not embedding.any():
-        raise UserError(f"portrait: the face at {_describe(face.box)} gives no identity; {REMEDY}")
-    return FaceCondition(embedding, box, notices)
+        raise UserError(f"portrait: the face at {_describe(found.face.box)} gives no identity; {REMEDY}")
+    return FaceCondition(embedding, found.box, found.notices)
 
 
-def _choose(found: list[Face], index: int | None) -> tuple[Face, tuple[str, ...]]:
-    if not found:
+def condition_face(analyzer: FaceAnalyzer, image: Picture, **options: Any) -> FaceCondition:
+    """Finds the person's face and embeds it; options and errors as `find_face` and `embed_face`."""
+    return embed_face(analyzer, image, find_face(analyzer, image, **options))
+
+
+def _choose(faces: Sequence[Face], index: int | None) -> tuple[Face, tuple[str, ...]]:
+    if not faces:
         raise UserError(f"portrait: no face was found; {REMEDY}")
-    faces = sorted(found, key=lambda face: -face.box[2] * face.box[3])
     if index is None:
         if len(faces) == 1:
             return faces[0], ()
@@ -224,6 +251,7 @@ class InsightFaceAnalyzer:
     """The published choice: InsightFace finds and embeds (at 640², 512 numbers), MediaPipe outlines.
 
     Needs the extra `faces`; models are loaded when they are first used. They run on the CPU: once per portrait.
+    For any number of threads, one at a time: MediaPipe is not made for several.
     """
 
     DETECTOR = "scrfd_10g_bnkps.onnx"
@@ -232,6 +260,7 @@ class InsightFaceAnalyzer:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._one_at_a_time = threading.RLock()
         for name in (self.DETECTOR, self.RECOGNISER, self.LANDMARKER):
             if not (self.folder / name).is_file():
                 raise UserError(
@@ -254,7 +283,8 @@ class InsightFaceAnalyzer:
         return 512
 
     def detect(self, image: Picture) -> list[Face]:
-        boxes, landmarks = self._detector.detect(_bgr(image))
+        with self._one_at_a_time:
+            boxes, landmarks = self._detector.detect(_bgr(image))
         return [
             Face((float(x0), float(y0), float(x1 - x0), float(y1 - y0)), float(score), points)
             for (x0, y0, x1, y1, score), points in zip(boxes, landmarks, strict=True)
@@ -276,7 +306,8 @@ class InsightFaceAnalyzer:
         if landmarks is None:
             landmarks = np.array(face.box[:2]) + align.arcface_dst / 112 * np.array(face.box[2:])
         crop = align.norm_crop(_bgr(image), landmark=landmarks.astype(np.float32), image_size=112)
-        return self._recogniser.get_feat(crop).reshape(-1)
+        with self._one_at_a_time:
+            return self._recogniser.get_feat(crop).reshape(-1)
 
     def _landmarks_near(self, image: Picture, box: Box) -> NDArray[np.float32] | None:
         x, y, w, h = (round(v) for v in enlarge(box, 2.0, image.shape[1], image.shape[0]))
@@ -292,7 +323,8 @@ class InsightFaceAnalyzer:
         mediapipe = _require("mediapipe")
         picture = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image))
         size = np.array([image.shape[1], image.shape[0]], np.float32)
-        found = self._landmarker.detect(picture).face_landmarks
+        with self._one_at_a_time:
+            found = self._landmarker.detect(picture).face_landmarks
         return [np.array([[point.x, point.y] for point in face], np.float32) * size for face in found]
 
     @cached_property

@@ -1,50 +1,31 @@
-"""Whether a face stays who it is: distances of embeddings, and their slope over time."""
+"""Whether a face stays who it is: features of faces, and the slope of a track over time."""
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .meters import Floats
+from .meters import Floats, crops, luminance
 from .statistics import Interval
 
-BATCH = 32
+FEATURES = (48, 40)  # rows and columns of a face that is described
 
 
-def face_embeddings(encoder: Any, frames: NDArray[np.uint8], boxes: Floats) -> Floats:
-    """Embeddings `(F, c)` of unit length of the faces in boxes `(F, 4)` x, y, w, h of frames `(F, H, W, 3)`.
+def face_features(frames: NDArray[np.uint8], boxes: Floats) -> Floats:
+    """What faces look like `(F, c)`: histograms of oriented gradients (Dalal and Triggs 2005), zero mean, deviation 1.
 
-    encoder: the embedded bundle's `FaceEncoder`, or anything that takes `(B, 3, S, S)` in [-1, 1].
+    No network has learned them, so they favour none. They tell shape and sharpness, not colours.
+
+    Args:
+        frames: `(F, H, W, 3)`. boxes: `(F, 4)` x, y, w, h of the faces, in pixels.
     """
-    import torch
+    from skimage.feature import hog
 
-    from ..conditions.motion import to_tensor
-    from ..networks.faces import crop_face
-
-    found = []
-    with torch.no_grad():
-        for start in range(0, len(frames), BATCH):
-            crops = [
-                crop_face(to_tensor(frame)[0], (float(x), float(y), float(w), float(h)))
-                for frame, (x, y, w, h) in zip(frames[start : start + BATCH], boxes[start : start + BATCH], strict=True)
-            ]
-            found.append(encoder(torch.stack(crops)).float().numpy())
-    vectors = np.concatenate(found)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-
-
-def distances(vectors: Floats, to: Floats) -> Floats:
-    """Cosine distances `(F,)`, 0…2, of embeddings `(F, c)` to one embedding `(c,)`, all of unit length."""
-    return 1 - vectors @ to
-
-
-def matched_distances(vectors: Floats, gallery: Floats) -> Floats:
-    """Cosine distances `(F,)` of embeddings `(F, c)` to the nearest of a gallery `(n, c)`, all of unit length.
-
-    A gallery that shows a person in many poses takes the pose out of the comparison.
-    """
-    return (1 - vectors @ gallery.T).min(axis=1)
+    pictures = luminance(crops(frames, boxes, FEATURES))
+    found = np.stack(
+        [hog(picture, orientations=8, pixels_per_cell=(8, 8), cells_per_block=(2, 2)) for picture in pictures]
+    )
+    return (found - found.mean(axis=1, keepdims=True)) / np.maximum(found.std(axis=1, keepdims=True), 1e-6)
 
 
 def slope(track: Floats, fps: float = 25.0, rounds: int = 500, block: float = 1.0, seed: int = 0) -> Interval:

@@ -26,20 +26,20 @@ def partial_correlation(a: Floats, b: Floats, given: Floats) -> float:
     return correlation(*rest)
 
 
-def mouth_crops(frames: Frames, boxes: Floats, size: tuple[int, int] = (12, 16)) -> Floats:
-    """The mouth of every frame, brought to one size: `(F, rows, columns, 3)` float32 in 0…1.
+def crops(frames: Frames, boxes: Floats, size: tuple[int, int] = (12, 16)) -> Floats:
+    """A part of every frame, brought to one size: `(F, rows, columns, 3)` float32 in 0…1.
 
     Args:
         frames: `(F, H, W, 3)`, or F frames `(H, W, 3)`.
         boxes: `(F, 4)` x, y, w, h in pixels.
         size: Rows and columns.
     """
-    crops = np.empty((len(frames), *size, 3), np.float32)
+    found = np.empty((len(frames), *size, 3), np.float32)
     for index, (frame, (x, y, w, h)) in enumerate(zip(frames, boxes, strict=True)):
         rows = y + (np.arange(size[0]) + 0.5) * h / size[0] - 0.5
         columns = x + (np.arange(size[1]) + 0.5) * w / size[1] - 0.5
-        crops[index] = _bilinear(frame, rows, columns)
-    return crops / 255
+        found[index] = _bilinear(frame, rows, columns)
+    return found / 255
 
 
 def _bilinear(image: NDArray[np.uint8], rows: Floats, columns: Floats) -> Floats:
@@ -53,31 +53,41 @@ def _bilinear(image: NDArray[np.uint8], rows: Floats, columns: Floats) -> Floats
     return upper * (1 - down) + lower * down
 
 
-class MouthMeter:
-    """The shape of a person's mouth in frames, learned from true frames of the same person.
+class CropMeter:
+    """One number of a person in a frame, learned from true frames of the same person.
 
-    A ridge regression from the mouth's pixels to one true number a frame: how far it opens, or how wide it is. It knows
-    one person in one place, so it measures what a generated video of that person shows, whatever the colours of lips
-    and skin. What it learned from must show openings and widths that don't go together, or it takes one for the other.
+    A ridge regression from the pixels of a part of the picture to one true number a frame: how far a mouth opens or how
+    wide it is, where a head turns, whether it is the person. It knows one person in one place, so it measures what a
+    generated video of that person shows, whatever the colours of lips and skin. What it learned from must show numbers
+    that don't go together with others (openings and widths, say), or it takes one for the other.
     """
 
-    def __init__(self, frames: Frames, boxes: Floats, shape: Floats, ridge: float = 1.0):
-        """Args: frames `(F, H, W, 3)`, boxes `(F, 4)` and shape `(F,)` of the truth; ridge: strength of the prior."""
-        crops = mouth_crops(frames, boxes).reshape(len(frames), -1).astype(np.float64)
-        self.mean, self.level = crops.mean(0), float(np.mean(shape))
-        centred = crops - self.mean
+    def __init__(
+        self,
+        frames: Frames,
+        boxes: Floats,
+        values: Floats,
+        ridge: float = 1.0,
+        size: tuple[int, int] = (12, 16),
+    ):
+        """Args: frames `(F, H, W, 3)`, boxes `(F, 4)` of the part and values `(F,)` or `(F, k)` of the truth; ridge:
+        strength of the prior; size: of the crops."""
+        self.size = size
+        pixels = crops(frames, boxes, size).reshape(len(frames), -1).astype(np.float64)
+        self.mean, self.level = pixels.mean(0), np.mean(values, axis=0)
+        centred = pixels - self.mean
         kernel = centred @ centred.T
-        weights = np.linalg.solve(kernel + ridge * np.eye(len(kernel)), np.asarray(shape, np.float64) - self.level)
+        weights = np.linalg.solve(kernel + ridge * np.eye(len(kernel)), np.asarray(values, np.float64) - self.level)
         self.weights = centred.T @ weights
 
     def __call__(self, frames: Frames, boxes: Floats) -> Floats:
-        """Opening or width `(F,)`, about 0…1, of frames `(F, H, W, 3)` whose mouths lie in `boxes`."""
-        crops = mouth_crops(frames, boxes).reshape(len(frames), -1)
-        return (crops - self.mean) @ self.weights + self.level
+        """The number `(F,)`, or numbers `(F, k)`, in frames `(F, H, W, 3)` whose part lies in `boxes`."""
+        pixels = crops(frames, boxes, self.size).reshape(len(frames), -1)
+        return (pixels - self.mean) @ self.weights + self.level
 
 
-def luminance(frame: NDArray[np.uint8]) -> Floats:
-    """Brightness `(…)`, 0…255, of colours `(…, 3)` (ITU-R BT.601)."""
+def luminance(frame: NDArray[np.uint8] | Floats) -> Floats:
+    """Brightness `(…)`, 0…255 as the colours `(…, 3)` are (ITU-R BT.601)."""
     return frame @ np.array([0.299, 0.587, 0.114])
 
 

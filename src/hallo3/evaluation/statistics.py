@@ -1,10 +1,10 @@
 """How sure a number is that was measured on a few cases."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy.stats import t as student
 
 from .meters import Floats
 
@@ -15,7 +15,7 @@ class Interval:
 
     Attributes:
         value: What was measured.
-        low, high: Ends of the 95 % interval by bootstrap; both are `value` for a single case.
+        low, high: Ends of the 95 % interval.
     """
 
     value: float
@@ -30,6 +30,8 @@ def bootstrap(
     seed: int = 0,
 ) -> Interval:
     """A statistic of cases that don't depend on each other, with its percentile interval (Efron 1979).
+
+    Both ends are the value itself for a single case.
 
     Args:
         values: `(n,)`, one a case.
@@ -46,62 +48,134 @@ def bootstrap(
     return Interval(float(statistic(cases, axis=0)), float(low), float(high))
 
 
-def crossed_bootstrap(values: Floats, rounds: int = 2000, seed: int = 0) -> Interval:
-    """The mean over trainings and cases `(seeds, cases)`, NaN where nothing was to measure; both are drawn again.
+@dataclass(frozen=True)
+class Spread:
+    """How much trainings of one kind differ in their mean over cases: the variance, and its degrees of freedom."""
 
-    Two trainings of one kind differ like two cases do; an interval over cases alone would not see it.
-
-    Raises:
-        ValueError: when all are NaN.
-    """
-    means = _crossed_means(values, _drawn_cases(values, rounds, seed), np.random.default_rng([seed, 1]))
-    return _interval(float(np.nanmean(values)), means)
+    variance: float
+    degrees: int
 
 
-def crossed_difference(
-    a: Floats, b: Floats, *, same_seeds: bool = False, rounds: int = 2000, seed: int = 0
-) -> Interval:
-    """The mean of `a − b`, both `(seeds, cases)` on the same cases, with its interval.
+def seed_spread(kinds: Iterable[Floats]) -> Spread:
+    """The variance between trainings that differ by their seed alone, pooled over kinds of training.
+
+    A kind's own two trainings say little of it (one degree of freedom); nine kinds of two together say enough for an
+    interval that can be used, if trainings of all kinds differ about as much (analysis of variance).
 
     Args:
-        same_seeds: Whether both come from the same trainings, as with two scales of guidance.
+        kinds: `(seeds, cases)` each, NaN where there was nothing to measure.
+    """
+    total, degrees = 0.0, 0
+    for values in kinds:
+        means = _means(values)
+        if len(means) > 1:
+            total += float(means.var(ddof=1)) * (len(means) - 1)
+            degrees += len(means) - 1
+    return Spread(total / degrees if degrees else 0.0, degrees)
+
+
+@dataclass(frozen=True)
+class Estimate(Interval):
+    """A mean over trainings and cases, and the chance `p` of one as far from zero where there is nothing."""
+
+    p: float
+
+
+def trained_mean(values: Floats, spread: Spread) -> Estimate | None:
+    """The mean over trainings and cases `(seeds, cases)`, NaN where there was nothing to measure, with its t-interval.
+
+    Trainings are drawn at random as well as cases, so both variances count. Of the trainings' variance the larger is
+    taken: that of these, or that of all kinds.
+
+    Args:
+        spread: Of `seed_spread`; without degrees of freedom (one training of each kind) the interval is over cases
+            alone and says nothing of another training.
+
+    Returns:
+        None where fewer than two cases have a number.
+    """
+    own = float(np.var(_means(values), ddof=1)) if len(values) > 1 and np.isfinite(values).any() else 0.0
+    return _estimate(values, max(own, spread.variance) / len(values), spread.degrees)
+
+
+def trained_difference(a: Floats, b: Floats, spread: Spread, *, same_trainings: bool = False) -> Estimate | None:
+    """The mean of `a − b`, both `(seeds, cases)` on the same cases, as `trained_mean`.
+
+    Args:
+        same_trainings: Whether both come from the same trainings, as with two scales of guidance: then these show what
+            differs between the trainings by their differences, and `spread` is an upper bound.
     """
     both = np.isfinite(a) & np.isfinite(b)
     a, b = np.where(both, a, np.nan), np.where(both, b, np.nan)
-    if same_seeds:
-        return crossed_bootstrap(a - b, rounds, seed)
-    cases = _drawn_cases(a, rounds, seed)
-    means = [_crossed_means(v, cases, np.random.default_rng([seed, number])) for number, v in enumerate((a, b), 1)]
-    return _interval(float(np.nanmean(a) - np.nanmean(b)), means[0] - means[1])
+    if not both.any():
+        return None
+    own = 0.0
+    if len(a) > 1:
+        parts = [_means(a - b)] if same_trainings else [_means(a), _means(b)]
+        own = sum(float(np.var(part, ddof=1)) for part in parts if len(part) > 1)
+    return _estimate(a - b, max(own, 2 * spread.variance) / len(a), spread.degrees)
 
 
-def _drawn_cases(values: Floats, rounds: int, seed: int) -> NDArray[np.int64]:
-    if not np.isfinite(values).any():
-        raise ValueError("can't say how sure nothing is: give at least one number")
-    return np.random.default_rng(seed).integers(0, values.shape[1], (rounds, values.shape[1]))
+def _estimate(values: Floats, between_seeds: float, degrees: int) -> Estimate | None:
+    """From values or differences `(seeds, cases)` and the variance of their mean that the trainings bring."""
+    cases = _means(values.T)
+    if len(cases) < 2:
+        return None
+    value, error = float(_means(values).mean()), float(np.sqrt(between_seeds + cases.var(ddof=1) / len(cases)))
+    known = min(degrees, len(cases) - 1) if degrees else len(cases) - 1
+    if error < 1e-12:
+        return Estimate(value, value, value, 1.0 if abs(value) < 1e-12 else 0.0)
+    reach = student_reach(known) * error
+    return Estimate(value, value - reach, value + reach, float(2 * student.sf(abs(value) / error, known)))
 
 
-def _crossed_means(values: Floats, cases: NDArray[np.int64], random: np.random.Generator) -> Floats:
-    """Means `(rounds,)`, NaN where all that was drawn is."""
-    count = len(values)
-    seeds = random.integers(0, count, (len(cases), count))
-    drawn = values[seeds[:, :, None], cases[:, None, :]].reshape(len(cases), -1)
-    there = np.isfinite(drawn)
-    with np.errstate(invalid="ignore"):
-        return np.where(there, drawn, 0).sum(1) / there.sum(1)
+def student_reach(degrees: int) -> float:
+    """How many standard errors a 95 % interval reaches to either side, with so many degrees of freedom."""
+    return float(student.ppf(0.975, degrees))
 
 
-def _interval(value: float, means: Floats) -> Interval:
-    low, high = np.nanpercentile(means, [2.5, 97.5])
-    return Interval(value, float(low), float(high))
+def _means(values: Floats) -> Floats:
+    """Mean of each row's numbers; rows without any are left out."""
+    rows = values[np.isfinite(values).any(axis=1)]
+    return np.nanmean(rows, axis=1) if len(rows) else np.empty(0)
 
 
-def frechet_distance(a: Floats, b: Floats) -> float:
-    """Fréchet distance of two sets of features `(n, c)`, `(m, c)`, each taken as a normal distribution.
+def holm(chances: Sequence[float]) -> list[float]:
+    """Chances p of several claims, each raised so that one false claim among all is as rare as p says (Holm 1979)."""
+    order = np.argsort(chances)
+    raised, least = np.empty(len(order)), 0.0
+    for place, index in enumerate(order):
+        least = max(least, min(1.0, (len(order) - place) * chances[index]))
+        raised[index] = least
+    return raised.tolist()
 
-    As FID (arXiv 1706.08500) on whatever features are given. The root of the product is taken by eigenvalues, which are
-    real and not negative for two covariances but for rounding.
+
+def kernel_distance(a: Floats, b: Floats) -> Interval:
+    """Squared distance of two sets of features `(cases, n, c)`, `(cases, m, c)` of the same cases, ×1000.
+
+    As KID (arXiv 1801.01401): maximum mean discrepancy with the kernel (x·y/c + 1)³. It has no bias however few the
+    features are, where a Fréchet distance would fit more numbers than it has faces: two equal sets have 0 on average,
+    single ones a little below or above. Features of one case are alike, so only different cases are compared
+    (U-statistic over cases), and the 95 % interval is the jackknife's over cases.
+
+    Raises:
+        ValueError: for fewer than three cases.
     """
-    means, covariances = [x.mean(0) for x in (a, b)], [np.cov(x, rowvar=False) for x in (a, b)]
-    roots = np.sqrt(np.clip(np.linalg.eigvals(covariances[0] @ covariances[1]).real, 0, None))
-    return float(((means[0] - means[1]) ** 2).sum() + np.trace(covariances[0] + covariances[1]) - 2 * roots.sum())
+    count = len(a)
+    if count < 3:
+        raise ValueError(f"a distance over cases needs three, not {count}")
+    gap = _kernel_means(a, a) + _kernel_means(b, b) - _kernel_means(a, b) - _kernel_means(a, b).T
+    np.fill_diagonal(gap, 0)
+    total, rows = gap.sum(), gap.sum(1)
+    value = float(total / (count * (count - 1)))
+    without = (total - 2 * rows) / ((count - 1) * (count - 2))
+    error = float(np.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum()))
+    reach = student_reach(count - 1) * error
+    return Interval(1000 * value, 1000 * (value - reach), 1000 * (value + reach))
+
+
+def _kernel_means(a: Floats, b: Floats) -> Floats:
+    """Mean kernel of each case's features with each other's: (cases, cases)."""
+    flat = [np.asarray(one, np.float64).reshape(-1, one.shape[-1]) for one in (a, b)]
+    kernel = (flat[0] @ flat[1].T / flat[0].shape[1] + 1) ** 3
+    return kernel.reshape(len(a), a.shape[1], len(b), b.shape[1]).mean(axis=(1, 3))

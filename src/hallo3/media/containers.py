@@ -30,6 +30,11 @@ def open_media(path: str | os.PathLike[str], what: str) -> Iterator[InputContain
         raise unreadable(path, what, error) from None
 
 
+def is_picture(container: InputContainer) -> bool:
+    """Whether this is a file of one picture, which FFmpeg reads as a film of one frame."""
+    return container.format.name.endswith("_pipe") or container.format.name == "image2"
+
+
 def unreadable(path: Path, what: str, error: Exception) -> UserError:
     """The error for a file that FFmpeg cannot make sense of."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__

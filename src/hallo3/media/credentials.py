@@ -75,6 +75,11 @@ def find_signer(certificate: Path | None = None, key: Path | None = None) -> Sig
     return _local_signer(settings_folder() / LOCAL_FILE)
 
 
+def still_valid(signer: Signer) -> Signer:
+    """The signer; or another local one, where the clock has jumped out of its time since it was found."""
+    return find_signer() if signer.local and not _holds_now(signer.certificates) else signer
+
+
 def _local_signer(path: Path) -> Signer:
     """The signer in this file; made when there is none, or when it is of another time, as after a jump of the clock."""
     if path.exists() and _holds_now(require_file(path, "signing certificate").read_bytes()) is not False:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -95,12 +96,13 @@ def writing(path: Path, kept: str) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written ({_reason(error)}); {kept}") from error
 
 
-def replace_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+def replace_file(path: Path, data: bytes, *, mode: int = 0o666, alone: bool = True) -> None:
     """Writes a whole file so that, after any interruption, either the old or the new one is there, never a part.
 
-    mode: its rights, less those that the system's mask takes away; from its first byte on.
+    mode: its rights, less those that the system's mask takes away; from its first byte on. alone: whether nobody else
+    can be writing it at the same time; if somebody can, the draft gets a name of its own, which a kill may leave.
     """
-    draft = path.with_name(path.name + ".tmp")
+    draft = path.with_name(f"{path.name}.tmp" if alone else f"{path.name}.{secrets.token_hex(4)}.tmp")
     draft.unlink(missing_ok=True)  # one left behind may have other rights
     try:
         with open(draft, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:

@@ -85,4 +85,4 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         white = 65535.0 if peak <= 65535 else peak
     else:
         white = 255.0 if image.mode == "I" or peak > 1 else 1.0
-    return Image.fromarray(np.uint8(np.clip(values / white, 0, 1) * 255 + 0.5))
+    return Image.fromarray((np.clip(values / white, 0, 1) * 255 + 0.5).astype(np.uint8))

@@ -31,6 +31,9 @@ def _settings_folder() -> Path:
 
 
 def keep(path: Path, data: bytes) -> None:
-    """Writes a file that nobody else can read, in one step; makes its folder. Raises OSError."""
+    """Writes a file that no other user can read, in one step; makes its folder. Raises OSError.
+
+    Any number of processes may do so at once, as when the first videos of a machine are made side by side.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    replace_file(path, data, mode=0o600)
+    replace_file(path, data, mode=0o600, alone=False)

@@ -42,6 +42,25 @@ def save_progress(path: Path, progress: Progress, size: int, settings: Mapping[s
     replace_file(path, save(arrays, {"hallo3": json.dumps(facts)}))
 
 
+@dataclass(frozen=True)
+class Written:
+    """How far an unfinished video is: whole clips, their frames, the bytes that they end at."""
+
+    clips: int
+    frames: int
+    bytes: int
+
+
+def read_written(path: Path) -> Written | None:
+    """How far a video is by its state, which its writer may replace meanwhile; None if there is none to read."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            facts = json.loads((file.metadata() or {})["hallo3"])
+        return Written(int(facts["clips"]), int(facts["frames"]), int(facts["bytes"]))
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def load_progress(path: Path, settings: Mapping[str, Any]) -> tuple[Progress, int]:
     """The state and the number of bytes that count.
 

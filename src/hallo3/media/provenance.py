@@ -22,7 +22,7 @@ def provenance_record(
 ) -> dict[str, Any]:
     """What is stated of a result in its tags and its content credentials.
 
-    bundle: name or path of the weights. settings: whatever JSON can hold. inputs: hashes of the files it is made of.
+    bundle: name of the weights. settings: whatever JSON can hold. inputs: hashes of the files it is made of.
     """
     return {
         "ai_generated": True,
@@ -39,7 +39,7 @@ def provenance_record(
 def record_identifier(record: Mapping[str, Any], bits: int) -> int:
     """A number of so many bits that stands for a record in the watermark: the start of its SHA-256."""
     stated = {name: value for name, value in record.items() if name != "watermark"}
-    digest = hashlib.sha256(_text(stated).encode()).digest()
+    digest = hashlib.sha256(_text(stated).encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest, "big") >> (256 - bits)
 
 
@@ -68,4 +68,5 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         record = json.loads(text)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and record.get("software") == "hallo3" else None
+    ours = isinstance(record, dict) and record.get("software") == "hallo3"
+    return record if ours and isinstance(record.get("settings"), dict) else None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from .announced import announced_length
-from .containers import open_media, unreadable
+from .containers import is_picture, open_media, unreadable
 
 SAMPLE_RATE = 16_000
 MIN_SECONDS = 0.2
@@ -127,7 +127,7 @@ def decode_sound(path: str | os.PathLike[str], sample_rate: int, channels: int) 
 def sound_stream(container: InputContainer, path: Path) -> AudioStream:
     """The file's main sound. Raises UserError if there is none, or none that can be decoded."""
     if not container.streams.audio:
-        picture = container.format.name.endswith("_pipe") or container.format.name == "image2"
+        picture = is_picture(container)
         kind = "picture" if picture else "video without sound" if container.streams.video else "file without sound"
         raise UserError(f"{path}: this is a {kind}; give a recording of speech")
     stream = container.streams.best("audio") or container.streams.audio[0]

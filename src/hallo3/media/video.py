@@ -23,7 +23,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from .containers import open_media
+from .containers import is_picture, open_media
 from .files import ensure_writable, sync_folder, writing
 from .fragments import PACKET, FragmentEncoder
 from .images import MAX_PIXELS
@@ -32,7 +32,7 @@ from .sound import Speech, decode_sound, sound_stream
 
 
 class BeingWritten(UserError):
-    """Another run has the unfinished video open."""
+    """Another run is writing this video, or has just made it."""
 
 
 class VideoWriter:
@@ -80,14 +80,14 @@ class VideoWriter:
             "sound": None if self._encoder.track is None else self._encoder.track.sample_rate,
             "fingerprint": fingerprint,
         }
-        begun = self.state.exists()
-        if begun and not resume and not overwrite:
-            raise UserError(
-                f"{self.part}: left by an interrupted run; go on with --resume, or start anew with --overwrite"
-            )
         with self._writing():
             self._file = _open_alone(self.part)
         try:
+            begun = self.state.exists()  # asked under the lock: another run may just have written or removed it
+            if begun and not resume and not overwrite:
+                raise UserError(
+                    f"{self.part}: left by an interrupted run; go on with --resume, or start anew with --overwrite"
+                )
             self._resume() if begun and resume else self._start()
         except BaseException:
             self.close()
@@ -109,13 +109,15 @@ class VideoWriter:
     def finish(self, seal: Callable[[Path, Path], None] | None = None) -> Path:
         """Makes the result of the clips written, by copying packets, and removes the unfinished files.
 
-        Sound and picture end together. The result appears in one step, when it is complete and on the disk.
+        Sound and picture end together. The result appears in one step, when it is complete and on the disk; until the
+        unfinished files are gone no other run can write them.
         seal: called with the finished draft and the path of a file to make of it, which then is the result: a signed
         copy. What it raises leaves no result, and the unfinished files as they were.
         """
         if not self.progress.frames:
             raise ValueError("no clip has been written")
-        self.close()
+        if self._file.closed:
+            raise ValueError("the writer is closed, and another run may be writing")
         draft, sealed = (self.path.with_name(f"{self.path.name}.part.{kind}") for kind in ("tmp", "sealed"))
         try:
             with open_media(self.part, "unfinished video") as source, self._writing():
@@ -132,17 +134,17 @@ class VideoWriter:
             sealed.unlink(missing_ok=True)
         with self._writing():
             self.state.unlink()
-            self.part.unlink()
+            self._remove()
         return self.path
 
     def close(self) -> None:
         """Ends writing; the unfinished files are kept if they hold a clip."""
         if self._file.closed:
             return
-        self._file.close()
         if not self.state.exists():
             with suppress(OSError):
-                self.part.unlink()
+                self._remove()
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -151,6 +153,13 @@ class VideoWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _remove(self) -> None:
+        """Removes the unfinished video before its lock goes: no other run can have opened it in earnest by then."""
+        if os.name == "nt":
+            self._file.close()  # Windows removes no open file; and there is no lock there
+        self.part.unlink()
+        self._file.close()
 
     def _start(self) -> None:
         with self._writing():
@@ -188,12 +197,17 @@ class VideoWriter:
         # The clock of the whole film in samples: the edit lists then are exact.
         options = {"movflags": "+faststart", "movie_timescale": str(track.sample_rate if track else fps.numerator)}
         end = round(self.progress.frames / fps * track.sample_rate) if track else 0
-        size = 0
+        size, frames = 0, 0
         with av.open(str(draft.absolute()), "w", format="mp4", options=options) as target:
             target.metadata.update(self._encoder.metadata)
             for packet in _numbered(source, target, fps, end):
-                size += packet.size
+                size, frames = size + packet.size, frames + isinstance(packet.stream, VideoStream)
                 target.mux(packet)
+        if frames != self.progress.frames:  # where the file system has no locks, another run may have been here
+            raise UserError(
+                f"{self.part}: holds {frames} of the {self.progress.frames} frames that were written; was it changed "
+                "meanwhile? start anew with --overwrite"
+            )
         if draft.stat().st_size < size:
             raise OSError("the disk has taken only a part")
 
@@ -220,20 +234,31 @@ def _numbered(source: InputContainer, target: OutputContainer, fps: Fraction, en
 
 def _open_alone(path: Path) -> FileIO:
     """Opens for reading and writing without emptying; BeingWritten if another run is writing it."""
-    # Without a buffer: what a full disk refuses must not come again when the file is closed.
-    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "rb+", buffering=0)
+    while True:
+        # Without a buffer: what a full disk refuses must not come again when the file is closed.
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "rb+", buffering=0)
+        try:
+            import fcntl
+        except ImportError:  # Windows: the unfinished file is not guarded
+            return file
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise BeingWritten(f"{path}: another run is writing it; wait for it or choose another output") from None
+        except OSError:
+            return file  # A file system without locks.
+        if _still_there(file, path):
+            return file
+        file.close()  # Its writer has removed it since it was opened.
+
+
+def _still_there(file: FileIO, path: Path) -> bool:
+    """Whether the path still names the open file."""
     try:
-        import fcntl
-    except ImportError:  # Windows: the unfinished file is not guarded
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise BeingWritten(f"{path}: another run is writing it; wait for it or choose another output") from None
-    except OSError:
-        pass  # A file system without locks.
-    return file
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -351,6 +376,8 @@ class _Span:
 
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
+    if is_picture(container):
+        raise UserError(f"{path}: is a picture, no video; give an MP4 file")
     stream = container.streams.best("video")
     if not isinstance(stream, VideoStream) or stream.codec_context is None:
         raise UserError(f"{path}: this is no video that can be read; give an MP4 file")

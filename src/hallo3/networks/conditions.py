@@ -54,7 +54,7 @@ class DenoiserConditions:
 
     def __getitem__(self, rows: slice) -> "DenoiserConditions":
         """Some rows of the batch; what has a batch of one is shared by all."""
-        return self._changed(lambda x: x if len(x) == 1 else x[rows])
+        return self.changed(lambda x: x if len(x) == 1 else x[rows])
 
     @staticmethod
     def concatenate(parts: Sequence["DenoiserConditions"]) -> "DenoiserConditions":
@@ -70,9 +70,11 @@ class DenoiserConditions:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "DenoiserConditions":
         """On another device or in another dtype."""
-        return self._changed(lambda x: x.to(device=device, dtype=dtype))
+        return self.changed(lambda x: x.to(device=device, dtype=dtype))
 
-    def _changed(self, change: Callable[[Tensor], Tensor]) -> "DenoiserConditions":
+    def changed(self, change: Callable[[Tensor], Tensor]) -> "DenoiserConditions":
+        """With `change` of every tensor in its place."""
+
         def each(condition: Condition) -> Condition:
             if isinstance(condition, list):
                 return [change(x) for x in condition]

@@ -40,7 +40,8 @@ class LeanCausalConv3d(CogVideoXCausalConv3d):
             kept = inputs.expand(-1, -1, taps - 1, -1, -1)
             return _conv(inputs, self.conv.weight.sum(2, keepdim=True), self.conv), kept
         before = inputs[:, :, :1].expand(-1, -1, taps - 1, -1, -1) if conv_cache is None else conv_cache
-        padded = torch.cat([before, inputs], 2)
+        # Each as its convolution wants it: of two layouts `cat` makes a third, which is laid out anew.
+        padded = torch.cat([x.contiguous(memory_format=torch.channels_last_3d) for x in (before, inputs)], 2)
         # A copy: what lies in `padded` beside it would stay in memory as well.
         return _conv(padded, self.conv.weight, self.conv), padded[:, :, frames:].detach().clone()
 

@@ -12,6 +12,9 @@ video and reference together, and `H × W` pixels:
 - 8-bit weights: a byte a number, of what is quantised (`quantized.py`); a forward takes what it takes without.
 - decoding: `DECODE` · f·H·W·c·b, for the f frames of the first piece (9 of 49); c is half the VAE's second width, which
   enters its last block at full size. Encoding the same way, of portrait and motion frames.
+- several GPUs for one clip (`parallel.py`): a forward's sequences are cut into parts, weights and what is kept are not.
+  Of a layer each GPU sends queries, keys, values and results of its video and text tokens, and keys and values of its
+  part of the reference: (4·n + 2·m)·w·b, but for what stays. The others have the denoiser alone.
 - time: operations (`operations.py`) at `EFFICIENCY` of the speed of a large product of matrices, and what goes over the
   link to the GPU meanwhile or in between.
 
@@ -24,41 +27,51 @@ from dataclasses import dataclass
 
 from ..bundles.sizes import LAYERS, PROJECTION, TEXT_LAYERS, BundleSizes
 from ..sampling.guidance import GuidanceScales, branches
+from ..sampling.shortcuts import EXACT, Shortcuts, count_evaluations
+from .layout import Layout, choose_layout, divisible
 
 FORWARD = {2: 11.2, 4: 10.4}  # sequences that live at once, by bytes a number; rotation is in float32 always
 REFERENCE = 12.1
 DECODE, ENCODE = 11.1, 9.8  # maps that live at once
-DECODE_ON_CPU, ENCODE_ON_CPU = 12.8, 11.0  # the same with convolutions by oneDNN (`networks/lean_vae.py`)
+ENCODE_ON_CPU = 11.0  # the same with convolutions by oneDNN (`networks/lean_vae.py`)
 EFFICIENCY = 0.6  # share of the speed of a large product of matrices that a whole network reaches
 LIBRARIES = {"cpu": 0.7e9, "cuda": 2.5e9}  # bytes of host memory that the program itself takes
 CONTEXT = {"cpu": 0.0, "cuda": 0.8e9}  # bytes of device memory of libraries, and gaps between allocations
-LINK = 20e9  # bytes a second between host and GPU: PCIe 4.0 × 16, less what is lost
+LINK = 20e9  # bytes a second between host and GPU, and between GPUs: PCIe 4.0 × 16, less what is lost
 STRATEGIES = ("resident", "staged", "streamed")  # fastest first
 DECODINGS = ("whole", "tiled")
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What to animate: seconds of speech; sampling steps; bytes a number; `cpu` or `cuda`."""
+    """What to animate: seconds of speech; sampling steps; bytes a number; `cpu` or `cuda`; what may be left out; GPUs
+    for one clip."""
 
     seconds: float
     steps: int
     guidance: GuidanceScales
     itemsize: int
     device: str
+    shortcuts: Shortcuts = EXACT
+    gpus: int = 1
 
     @property
     def branches(self) -> int:
         """Guidance branches in a step."""
         return len(branches(self.guidance))
 
+    @property
+    def evaluations(self) -> int:
+        """Forwards of the denoiser in a clip, each of one branch."""
+        return count_evaluations(self.steps, self.branches, self.shortcuts)
+
 
 @dataclass(frozen=True)
 class Estimate:
     """One way to animate: bytes of device memory in each stage, bytes of host memory, seconds (None where unknown).
 
-    weights: `full`, or in one byte (`quantized.py`). decoding: `whole`, or `tiled`. On a CPU device and host memory are
-    one, and both figures are the whole.
+    weights: `full`, or in one byte (`quantized.py`). decoding: `whole`, or `tiled`. others: bytes on each GPU but the
+    first, where there are several. On a CPU device and host memory are one, and both figures are the whole.
     """
 
     strategy: str
@@ -67,6 +80,7 @@ class Estimate:
     seconds: float | None
     weights: str = "full"
     decoding: str = "whole"
+    others: float = 0.0
 
     @property
     def exact(self) -> bool:
@@ -101,6 +115,9 @@ class Sizes:
         self.frames = (settings["num_frames"] - 1) // 4 + 1
         self.tokens = self.pixels // (8 * k.get("patch_size", 2)) ** 2
         self.words = settings["text_length"]
+        heads, most = divisible(k)
+        self.layout: Layout = choose_layout(work.gpus, work.branches, heads, min(most, self.tokens, self.words))
+        self.share = self.layout.share(heads)
         self.seen = {branch.reference for branch in branches(work.guidance)}
 
     def weights(self, part: str) -> float:
@@ -143,8 +160,17 @@ class Sizes:
         return self.work.device == "cpu"
 
     def denoising(self) -> float:
-        """A forward of the denoiser."""
-        return FORWARD[self.b] * (self.words + (self.frames + 1) * self.tokens) * self.width * self.b
+        """A forward of the denoiser, or of one GPU's part of it."""
+        whole = FORWARD[self.b] * (self.words + (self.frames + 1) * self.tokens) * self.width * self.b
+        return whole * self.share
+
+    def exchanged(self) -> float:
+        """Bytes that each GPU sends to the others in a forward of which each computes a part."""
+        parts = self.layout.parts
+        kinds = 4 * (self.words + self.frames * self.tokens)
+        if self.bundle.denoiser.get("identity_conditioning", "both") in ("reference", "both"):
+            kinds += 2 * self.tokens
+        return self.layers * kinds * self.width * self.b * (parts - 1) / parts**2
 
     def referring(self) -> float:
         """A forward of the reference network."""
@@ -155,8 +181,7 @@ class Sizes:
 
     def decoding(self) -> float:
         """The first piece of a clip through the VAE's decoder."""
-        held = DECODE_ON_CPU if self.on_cpu else DECODE
-        whole = held * self._maps(4 * (min(self.frames, 2 + self.frames % 2) - 1) + 1)
+        whole = DECODE * self._maps(4 * (min(self.frames, 2 + self.frames % 2) - 1) + 1)
         if not self.tiled:
             return whole
         tile = (self.bundle.vae.get("sample_height", 480) // 2) * (self.bundle.vae.get("sample_width", 720) // 2)
@@ -217,6 +242,17 @@ def streamed(sizes: Sizes) -> dict[str, float]:
     return stages
 
 
+def helping(sizes: Sizes, strategy: str) -> float:
+    """Bytes on a GPU that only helps the first with its evaluations."""
+    loop = sizes.weights("transformer")
+    if strategy != "resident":
+        loop -= sizes.weights(PROJECTION)
+    if strategy == "streamed":
+        layers = sizes.weights(LAYERS)
+        loop -= layers - min(layers, 2 * layers / sizes.layers)
+    return CONTEXT[sizes.work.device] + sizes.kept() + loop + sizes.denoising()
+
+
 def host_memory(sizes: Sizes, strategy: str) -> float:
     """Bytes of host memory beside a GPU: weights are read there first, and those that come and go stay there."""
     parts = [sizes.weights(part) for part in ("transformer", "reference_network", "text_encoder")]
@@ -255,14 +291,15 @@ def seconds_of(sizes: Sizes, strategy: str, speed: Speed) -> float:
     """Time of the whole video, without loading."""
     work, each = sizes.work, EFFICIENCY * speed.per_second
     clips = clips_of(sizes.bundle, work.seconds)
-    forwards = work.steps * work.branches
-    step, a_clip = speed.step / each, speed.decoding / each
+    # Several GPUs evaluate every branch in every step: that takes no longer than one.
+    forwards = work.evaluations if work.gpus == 1 else work.steps * sizes.layout.rounds(work.branches)
+    step, a_clip = speed.step * sizes.share / each, speed.decoding / each
     if strategy != "resident" and not sizes.on_cpu:
         streams = strategy == "streamed"
         if streams:
-            step = max(step, sizes.weights(LAYERS) / LINK)
+            step = max(step, sizes.weights(LAYERS) / LINK)  # every GPU has a link of its own
         a_clip += (sizes.weights("transformer") - streams * sizes.weights(LAYERS)) / LINK
-    return clips * (forwards * step + a_clip)
+    return clips * (forwards * (step + sizes.exchanged() / LINK) + a_clip)
 
 
 def clips_of(bundle: BundleSizes, seconds: float) -> int:
@@ -291,6 +328,7 @@ def estimates(
                 seconds=None if speed is None else seconds_of(sizes, strategy, speed),
                 weights=weights,
                 decoding=decoding,
+                others=helping(sizes, strategy) if work.gpus > 1 else 0.0,
             )
         )
     return found

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..networks.denoiser import Hallo3Transformer3DModel
@@ -26,6 +27,16 @@ class Grid:
     height: int = 60
     width: int = 90
     words: int = 226
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Grid":
+        """Of a bundle's clips; settings: its pipeline's configuration."""
+        return cls(
+            frames=(settings["num_frames"] - 1) // 4 + 1,
+            height=settings["sample_height"] // 8,
+            width=settings["sample_width"] // 8,
+            words=settings["text_length"],
+        )
 
 
 @dataclass(frozen=True)
@@ -77,9 +88,21 @@ def count_denoiser(
 
 @torch.no_grad()
 def _count(denoiser: Hallo3Transformer3DModel, grid: Grid) -> DenoiserOperations:
+    inputs, speech, lasting = empty_inputs(denoiser, grid)
+    conditions = denoiser.conditions(speech=speech, **lasting)
+    return DenoiserOperations(
+        step=operations_of(lambda: denoiser(*inputs, conditions=conditions)),
+        clip=operations_of(lambda: denoiser.prepare_speech(speech)),
+        lasting=operations_of(lambda: denoiser.conditions(**lasting)),
+        recomputed=operations_of(lambda: denoiser(*inputs, speech=speech, **lasting)),
+    )
+
+
+def empty_inputs(denoiser: Hallo3Transformer3DModel, grid: Grid) -> tuple[tuple[Tensor, ...], Tensor, dict[str, Any]]:
+    """Latents, timestep and text of a forward; speech; face and reference: without numbers."""
     k: Any = denoiser.config
 
-    def empty(*shape: int) -> torch.Tensor:
+    def empty(*shape: int) -> Tensor:
         return torch.empty(1, *shape, device="meta")
 
     inputs = (
@@ -94,13 +117,7 @@ def _count(denoiser: Hallo3Transformer3DModel, grid: Grid) -> DenoiserOperations
         "face": None if denoiser.identity.face is None else empty(k.face_embed_dim),
         "reference": [empty(tokens, width)] * k.num_layers if denoiser.identity.reference else None,
     }
-    conditions = denoiser.conditions(speech=speech, **lasting)
-    return DenoiserOperations(
-        step=operations_of(lambda: denoiser(*inputs, conditions=conditions)),
-        clip=operations_of(lambda: denoiser.prepare_speech(speech)),
-        lasting=operations_of(lambda: denoiser.conditions(**lasting)),
-        recomputed=operations_of(lambda: denoiser(*inputs, speech=speech, **lasting)),
-    )
+    return inputs, speech, lasting
 
 
 def operations_of(work: Callable[[], Any]) -> int:

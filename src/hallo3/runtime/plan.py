@@ -5,7 +5,7 @@ Where nothing exact fits, an approximate one is, and the result says so.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,8 +13,10 @@ import torch
 from ..bundles.sizes import BundleSizes, bundle_sizes
 from ..errors import UserError
 from ..sampling.guidance import GuidanceScales
+from ..sampling.shortcuts import QUALITIES, Sampling
 from .devices import choose_device, choose_dtype, free_host_memory, free_memory
-from .estimates import DECODINGS, STRATEGIES, Estimate, Speed, Workload, clips_of, estimates, ways
+from .estimates import DECODINGS, STRATEGIES, Estimate, Sizes, Speed, Workload, clips_of, estimates, seconds_of, ways
+from .layout import Layout
 from .operations import Grid, count_decoding, count_denoiser, measured_speed
 from .quantized import MISSING, WEIGHTS, available, check_weights
 
@@ -51,8 +53,10 @@ class Wanted:
 class Planned:
     """A plan, and what it is for.
 
-    device_memory, host_memory: bytes that may be used. speed: a sentence about the operations a second behind the
-    estimates of time. notices: what the user should know beside.
+    evaluations: of the denoiser in a clip, each of one guidance branch. device_memory, host_memory: bytes that may be
+    used. speed: a sentence about the operations a second behind the estimates of time. notices: what the user should
+    know beside. qualities: seconds in the way that was chosen, with every preset that goes with so many GPUs. gpus:
+    that work on one clip; layout: how.
     """
 
     bundle: str
@@ -61,30 +65,38 @@ class Planned:
     device_memory: float
     host_memory: float
     seconds: float
+    quality: str
     steps: int
+    evaluations: int
     clips: int
     operations: float
     speed: str
     notices: tuple[str, ...]
     plan: Plan
+    qualities: dict[str, float]
+    gpus: int = 1
+    layout: Layout | None = None
 
 
 def plan(
     bundle: str,
     *,
     seconds: float = 10.0,
+    quality: str = "exact",
     steps: int | None = None,
     dtype: str = "auto",
     gpu_memory: float | None = None,
     host_memory: float | None = None,
+    gpus: int = 1,
     wanted: Wanted = Wanted(),
 ) -> Planned:
     """Plans an animation of `seconds` of speech.
 
     gpu_memory: bytes; a GPU of that size is planned for, which need not be here. Without it: this machine's device, and
     what is free on it. host_memory: bytes; without it what is free here, and no limit for a GPU that is elsewhere.
+    gpus: of this kind, that work on one clip.
 
-    Raises UserError for an unknown or damaged bundle.
+    Raises UserError for an unknown or damaged bundle, and for more GPUs than can share the work.
     """
     wanted.check()
     sizes = bundle_sizes(bundle)
@@ -92,15 +104,21 @@ def plan(
     device = here if gpu_memory is None else torch.device("cuda")
     elsewhere = device.type != here.type
     number_format = choose_dtype(dtype, device)
-    work = workload(sizes, seconds, steps, number_format, device)
-    speed = _speed(sizes, here, number_format, elsewhere)
+    if gpus > 1 and device.type == "cpu":
+        raise UserError(f"--gpus {gpus}: there is none here; say by --gpu-memory how much each has")
+    if gpus > 1:
+        Sampling.by(quality, steps, sizes.settings["num_inference_steps"]).check_shared()
+    work = replace(workload(sizes, seconds, steps, number_format, device, quality), gpus=gpus)
+    layout = Sizes(sizes, work).layout  # refuses a number that can't share the work, before time is taken for counting
+    speed = speed_of(sizes, here, number_format, elsewhere)
     device_memory = free_memory(device) if gpu_memory is None else gpu_memory
     if host_memory is None:
         host_memory = float("inf") if elsewhere else free_host_memory()
     if device.type == "cpu":
         device_memory = host_memory
     found = estimates(sizes, work, speed, ways(wanted.weights, wanted.decoding))
-    forwards = clips_of(sizes, seconds) * work.steps * work.branches
+    forwards = clips_of(sizes, seconds) * work.evaluations
+    chosen = choose(found, device_memory, host_memory, f"bundle {bundle}", wanted.strategy, elsewhere or available())
     return Planned(
         bundle=bundle,
         device=device.type,
@@ -108,18 +126,46 @@ def plan(
         device_memory=device_memory,
         host_memory=host_memory,
         seconds=seconds,
+        quality=quality,
         steps=work.steps,
+        evaluations=work.evaluations,
         clips=clips_of(sizes, seconds),
         operations=forwards * speed.step,
         speed=speed.source,
         notices=() if sizes.downloaded else (f"{bundle} is not on this machine: get it with `hallo3 download hallo3`",),
-        plan=choose(found, device_memory, host_memory, f"bundle {bundle}", wanted.strategy, elsewhere or available()),
+        plan=chosen,
+        qualities=_with_presets(sizes, work, steps, chosen.chosen, speed),
+        gpus=gpus,
+        layout=layout if gpus > 1 else None,
     )
 
 
-def choose_for(folder: Path, device: torch.device, number_format: torch.dtype, wanted: Wanted, what: str) -> Estimate:
+def _with_presets(
+    sizes: BundleSizes, work: Workload, steps: int | None, way: Estimate | None, speed: Speed
+) -> dict[str, float]:
+    """Seconds with each preset that can be had; none where no way fits."""
+    found: dict[str, float] = {}
+    if way is None:
+        return found
+    for name in QUALITIES:
+        sampling = Sampling.by(name, steps, sizes.settings["num_inference_steps"])
+        if work.gpus == 1 or not sampling.skips_layers:
+            one = replace(work, steps=sampling.steps, shortcuts=sampling.shortcuts)
+            found[name] = seconds_of(Sizes(sizes, one), way.strategy, speed)
+    return found
+
+
+def choose_for(
+    folder: Path,
+    device: torch.device,
+    number_format: torch.dtype,
+    wanted: Wanted,
+    what: str,
+    room: tuple[int, int] | None = None,
+) -> Estimate:
     """The way in which a bundle's folder is loaded on a device of this machine.
 
+    room: bytes of device and host memory that may be taken; what is free where it is None.
     Raises UserError, before anything is loaded, for something that there is not, and when the memory that is free does
     not suffice.
     """
@@ -129,31 +175,44 @@ def choose_for(folder: Path, device: torch.device, number_format: torch.dtype, w
     sizes = bundle_sizes(folder)
     considered = ways(wanted.weights, wanted.decoding)
     found = estimates(sizes, workload(sizes, 1.0, None, number_format, device), considered=considered)
-    plan = choose(found, free_memory(device), free_host_memory(), what, wanted.strategy, available())
+    device_memory, host_memory = room or (free_memory(device), free_host_memory())
+    plan = choose(found, device_memory, host_memory, what, wanted.strategy, available())
     if plan.chosen is None:
         raise UserError(plan.reason)
     return plan.chosen
 
 
+def batch_fits(folder: Path, device: torch.device, number_format: torch.dtype, chosen: Estimate) -> bool:
+    """Whether all guidance branches of a step can go through the denoiser at once, in the way that was chosen.
+
+    To be asked before anything is loaded.
+    """
+    sizes = bundle_sizes(folder)
+    work = workload(sizes, 1.0, None, number_format, device)
+    beside = (work.branches - 1) * Sizes(sizes, work).denoising()
+    return chosen.stages["denoising"] + beside <= free_memory(device)
+
+
 def workload(
-    sizes: BundleSizes, seconds: float, steps: int | None, number_format: torch.dtype, device: torch.device
+    sizes: BundleSizes,
+    seconds: float,
+    steps: int | None,
+    number_format: torch.dtype,
+    device: torch.device,
+    quality: str = "exact",
 ) -> Workload:
     """What animating with a bundle amounts to, with the bundle's own scales of guidance."""
     settings = sizes.settings
     scales = GuidanceScales(*(float(settings[f"{name}_scale"]) for name in ("speech", "text", "reference")))
-    count = settings["num_inference_steps"] if steps is None else steps
+    sampling = Sampling.by(quality, steps, settings["num_inference_steps"])
     # Any device but the CPU has its own memory, and is taken for a GPU.
-    return Workload(seconds, count, scales, number_format.itemsize, "cpu" if device.type == "cpu" else "cuda")
+    kind = "cpu" if device.type == "cpu" else "cuda"
+    return Workload(seconds, sampling.steps, scales, number_format.itemsize, kind, sampling.shortcuts)
 
 
-def _speed(sizes: BundleSizes, here: torch.device, number_format: torch.dtype, elsewhere: bool) -> Speed:
-    settings = sizes.settings
-    grid = Grid(
-        frames=(settings["num_frames"] - 1) // 4 + 1,
-        height=settings["sample_height"] // 8,
-        width=settings["sample_width"] // 8,
-        words=settings["text_length"],
-    )
+def speed_of(sizes: BundleSizes, here: torch.device, number_format: torch.dtype, elsewhere: bool = False) -> Speed:
+    """Operations of a bundle's networks, and how many of them a second: measured on `here`, or assumed of elsewhere."""
+    grid = Grid.of(sizes.settings)
     per_second = ASSUMED_SPEED if elsewhere else measured_speed(here, str(number_format).removeprefix("torch."))
     words = "assumed of a GPU that is not here" if elsewhere else f"measured here ({here.type})"
     source = f"{per_second / 1e12:,.2f} TFLOP/s, {words}"
@@ -191,6 +250,6 @@ def choose(
 
 
 def _obstacle(one: Estimate, device_memory: float, host_memory: float) -> str:
-    if one.device > device_memory:
-        return f"needs {one.device / 1e9:.1f} GB of device memory"
+    if max(one.device, one.others) > device_memory:
+        return f"needs {max(one.device, one.others) / 1e9:.1f} GB of device memory"
     return f"needs {one.host / 1e9:.1f} GB of host memory" if one.host > host_memory else ""

@@ -18,9 +18,10 @@ HOST = torch.device("cpu")
 class Strategy(Protocol):
     """What the pipeline asks of a strategy.
 
-    device: where networks compute; None where the pipeline can tell by itself.
+    name: as in `estimates.STRATEGIES`. device: where networks compute; None where the pipeline can tell by itself.
     """
 
+    name: str
     device: torch.device | None
 
     def using(self, pipeline: Any, part: str) -> Any:
@@ -34,6 +35,7 @@ class Strategy(Protocol):
 class Resident:
     """Everything is where it was put, and stays."""
 
+    name = "resident"
     device: torch.device | None = None
 
     @contextmanager
@@ -53,6 +55,8 @@ class Staged:
         read: Reads a part of the bundle to the host, by its name. In the pipeline such a part is a network without
             numbers.
     """
+
+    name = "staged"
 
     def __init__(self, device: torch.device, read: Callable[[str], nn.Module]) -> None:
         self.device: torch.device | None = device
@@ -108,6 +112,8 @@ class Streamed(Staged):
     Diffusers' group offload brings it from the host; on a GPU the next one comes while a layer computes. Results are
     those of `Resident`, bit by bit.
     """
+
+    name = "streamed"
 
     def __init__(self, device: torch.device, read: Callable[[str], nn.Module]) -> None:
         super().__init__(device, read)

@@ -16,13 +16,15 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from ..bundles.places import published_name
 from ..consent import STATEMENT
-from ..errors import UserError, in_one_line, show_bug, users_to_mend
+from ..errors import UserError, in_one_line, show_bug
 from ..settings import Settings, read_settings
 from ..version import __version__
 from .guard import SUBMIT, Guard, GuardedRoute, NotAllowed
-from .jobs import Busy, JobQueue, NotReady, UnknownJob
+from .jobs import Busy, JobQueue, NotReady, UnknownJob, reason_of
 from .metrics import CountAnswers, Metrics
+from .processes import WorkerProcess
 from .store import Job
 from .worker import Worker
 
@@ -176,9 +178,10 @@ def metrics(request: Request) -> Response:
 def _health(request: Request) -> JSONResponse:
     """Whether jobs are being made; asks for no token."""
     jobs: JobQueue = request.app.state.jobs
-    well = all(worker.is_working for worker in request.app.state.workers)
+    workers = request.app.state.workers
+    well = not workers or any(worker.is_working for worker in workers)
     waiting = jobs.store.counts()["queued"]
-    bundle = str(jobs.common.get("bundle", "embedded"))
+    bundle = request.app.state.bundle
     found = Health(status="ok" if well else "not working", version=__version__, bundle=bundle, waiting=waiting)
     return JSONResponse(found.model_dump(), 200 if well else 503)
 
@@ -201,7 +204,7 @@ def _object(text: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------- the app
 
 
-def create_app(jobs: JobQueue, workers: Sequence[Worker] = (), *, token: str | None = None) -> FastAPI:
+def create_app(jobs: JobQueue, workers: Sequence[Worker | WorkerProcess] = (), *, token: str | None = None) -> FastAPI:
     """The web application.
 
     jobs: the queue. workers: started and stopped with the application. token: what clients must know; without one only
@@ -229,6 +232,7 @@ def create_app(jobs: JobQueue, workers: Sequence[Worker] = (), *, token: str | N
         form_limits=_FORM,
     )
     app.state.jobs, app.state.workers = jobs, workers
+    app.state.bundle, _ = published_name(str(jobs.common.get("bundle", "embedded")))  # not where it lies
     app.state.guard, app.state.metrics = Guard(jobs, token), Metrics(jobs)
     app.include_router(routes)
     app.add_api_route("/health", _health, responses={200: {"model": Health}, 503: {"model": Health}})
@@ -257,8 +261,7 @@ async def _on_error(request: Request, error: Exception) -> JSONResponse:
         return _problem(status, str(error))
     show_bug(error)
     _log.error("%s", in_one_line(error))
-    if isinstance(error, OSError) or users_to_mend(error):  # disk or memory: ours to mend, and perhaps soon
-        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+    if (reason := reason_of(error)) is not None:  # ours to mend, and perhaps soon
         return _problem(503, f"server: can't do this now ({reason}); try again later", {"Retry-After": "60"})
     return _problem(500, in_one_line(error))
 

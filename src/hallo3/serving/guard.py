@@ -10,6 +10,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.types import Message
 
 from ..errors import UserError
@@ -43,7 +44,7 @@ class Guard:
         if self._token is not None:
             self._check_token(request)
         else:
-            self._check_local(request)
+            check_local(request)
         if operation == SUBMIT:
             client = request.client.host if request.client else "unknown"
             await run_in_threadpool(self._jobs.admit, client)
@@ -71,17 +72,36 @@ class Guard:
 
     def _check_token(self, request: Request) -> None:
         kind, _, given = request.headers.get("authorization", "").partition(" ")
-        known = (self._token or "").encode()
-        if kind.lower() != "bearer" or not secrets.compare_digest(given.strip().encode(errors="replace"), known):
+        if kind.lower() != "bearer" or not is_token(given.strip(), self._token or ""):
             raise NotAllowed("token: missing or wrong; send the header `Authorization: Bearer TOKEN`", 401)
 
-    def _check_local(self, request: Request) -> None:
-        host = request.headers.get("host", "")
-        if not is_loopback(_host_of(f"//{host}")):
-            raise NotAllowed(f"host: {host[:80]!r} is not this machine; ask 127.0.0.1, or start with --token", 403)
-        origin = request.headers.get("origin")
-        if origin is not None and _netloc_of(origin) != host:
-            raise NotAllowed("origin: a page of another site may not ask; start with --token to use one", 403)
+
+def is_token(given: str, token: str) -> bool:
+    """Whether what was given is the token; takes as long for a nearly right one as for any other."""
+    return secrets.compare_digest(given.encode(errors="replace"), token.encode())
+
+
+def check_exposure(host: str, token: str | None) -> None:
+    """Raises UserError for a token that can't be sent, and for an address beyond this machine without one."""
+    if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
+        raise UserError("--token: must be printable ASCII, not empty, without blanks around it")
+    if not is_loopback(host) and token is None:
+        raise UserError(f"--host {host}: opens the server to others, which needs a token; set HALLO3_TOKEN")
+
+
+def check_local(request: HTTPConnection) -> None:
+    """Raises NotAllowed for a request that another host's page makes, or that calls this machine by another name."""
+    host = request.headers.get("host", "")
+    if _netloc_of(f"//{host}") != host or not is_loopback(_host_of(f"//{host}")):
+        raise NotAllowed(f"host: {host[:80]!r} is not this machine; ask 127.0.0.1, or start with --token", 403)
+    check_origin(request)
+
+
+def check_origin(request: HTTPConnection) -> None:
+    """Raises NotAllowed for a request that a page of another origin makes."""
+    origin = request.headers.get("origin")
+    if origin is not None and _netloc_of(origin) != request.headers.get("host", ""):
+        raise NotAllowed("origin: a page of another site may not ask; start with --token to use one", 403)
 
 
 def is_loopback(host: str) -> bool:

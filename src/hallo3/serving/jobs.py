@@ -5,6 +5,7 @@ import math
 import os
 import secrets
 import shutil
+import sqlite3
 import threading
 import time
 from collections import deque
@@ -15,12 +16,12 @@ from typing import Any, BinaryIO
 
 from ..animation import AnimationRequest, check_settings
 from ..consent import STATEMENT
-from ..errors import UserError
-from ..media.files import safe_name
+from ..errors import UserError, disk_is_full, users_to_mend
 from ..media.images import read_image
+from ..media.progress import Written, read_written
 from ..media.sound import read_speech
 from ..settings import Settings
-from .store import Job, Store
+from .store import Job, Store, keep_from_others
 
 GRACE = 60.0  # seconds that an expired result's file outlives its record, for those who are just fetching it
 _BLOCK = 1 << 20
@@ -44,6 +45,20 @@ class Limits:
     per_minute: int = 30
     keep_seconds: float = 86_400.0
 
+    @classmethod
+    def asked(
+        cls, queue: int, max_upload: float, max_seconds: float, max_stored: float, rate: int, keep_seconds: float
+    ) -> "Limits":
+        """As the command line has them: max_upload in MB, max_stored in GB."""
+        return cls(
+            waiting=queue,
+            upload_bytes=round(max_upload * 1e6),
+            seconds=max_seconds,
+            stored_bytes=round(max_stored * 1e9),
+            per_minute=rate,
+            keep_seconds=keep_seconds,
+        )
+
 
 class Busy(UserError):
     """Not now: the queue, the disk or a client's share is full. retry_after: seconds after which to try again."""
@@ -64,8 +79,8 @@ class NotReady(UserError):
 class JobQueue:
     """Jobs in a folder: submitted, looked at, cancelled and fetched by anyone who holds it, made by `Worker`s.
 
-    folder: where the table and the files are; made if need be, for its owner alone. limits: what is taken. common:
-    fields of `AnimationRequest` that all jobs share: `bundle`, and the signer's `certificate` and `private_key`.
+    folder: where the table and the files are, which their owner alone may read; made if need be. limits: what is taken.
+    common: fields of `AnimationRequest` that all jobs share: `bundle`, the signer's `certificate` and `private_key`.
 
     For any number of threads; several processes may open the same folder. Nothing here loads a model.
     Raises UserError for a folder that can't be used.
@@ -74,13 +89,15 @@ class JobQueue:
     def __init__(self, folder: Path, limits: Limits | None = None, *, common: Mapping[str, Any] | None = None) -> None:
         self.folder, self.limits, self.common = folder, limits or Limits(), dict(common or {})
         try:
-            (folder / "jobs").mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (folder / "jobs").mkdir(mode=0o700, exist_ok=True)
+            keep_from_others(folder / "jobs")  # made by an older version, perhaps
+            self.store = Store(folder / "jobs.sqlite")
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise UserError(f"{folder}: cannot be written ({reason}); choose another --data") from None
-        self.store = Store(folder / "jobs.sqlite")
         self._decoding = threading.Semaphore(_DECODED_AT_ONCE)
-        self._rates = _Rates(self.limits.per_minute)
+        self._rates = Rates(self.limits.per_minute)
 
     def close(self) -> None:
         self.store.close()
@@ -117,7 +134,7 @@ class JobQueue:
         settings = settings or Settings()
         name = secrets.token_urlsafe(18)  # who knows it may see the job: it must not be guessed
         place = self.place(name)
-        shown = tuple(safe_name(given) if given else what for given, what in zip(names, INPUTS, strict=True))
+        shown = tuple(shown_name(given) or what for given, what in zip(names, INPUTS, strict=True))
         place.mkdir(mode=0o700)
         try:
             size = sum(
@@ -196,6 +213,10 @@ class JobQueue:
         path = self.place(name) / f"{RESULT}.part"
         return path if path.exists() else None
 
+    def written(self, name: str) -> Written | None:
+        """How far the video is; None before the first clip and after the last."""
+        return read_written(self.place(name) / f"{RESULT}.part.state")
+
     # ------------------------------------------------------------------------------------------------------ for workers
 
     def place(self, name: str) -> Path:
@@ -228,6 +249,15 @@ class JobQueue:
             size = (place / RESULT).stat().st_size if job.state == "done" else 0
             self.store.keep_until(job.id, (job.ended or time.time()) + self.limits.keep_seconds, size)
 
+    def forget(self, name: str) -> bool:
+        """Deletes a job that is over, its result too, before it expires. False for one that is not over."""
+        job = self.store.get(name)
+        if job is not None and not job.is_over:
+            return False
+        shutil.rmtree(self.place(name), ignore_errors=True)
+        self.store.forget(name)
+        return True
+
     def tidy(self) -> None:
         """Settles what is over, and deletes what has expired or was never wholly submitted."""
         self.settle()
@@ -253,7 +283,25 @@ def _new_job(name: str, settings: Settings, shown: tuple[str, ...], size: int) -
     return Job(name, "queued", values, shown[0], shown[1], time.time(), None, None, None, None, None, 0, 0.0, size)
 
 
-class _Rates:
+def shown_name(text: str) -> str:
+    """A file's name as its sender calls it, in one line, to be shown; no path may be made of it. Empty without one."""
+    return "".join(one if one.isprintable() else "_" for one in text.rpartition("/")[2])[:255].strip()
+
+
+def reason_of(error: BaseException) -> str | None:
+    """What of this machine, and not of a job, is behind an error: disk, memory, the table; None if it is neither."""
+    if disk_is_full(error):
+        return "its disk is full"
+    if isinstance(error, sqlite3.OperationalError):  # locked by another program, or its place is gone
+        return str(error)
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    if not isinstance(error, UserError) and users_to_mend(error):
+        return "its memory ran out"
+    return None
+
+
+class Rates:
     """How often each client has tried in the last minute."""
 
     def __init__(self, per_minute: int) -> None:
@@ -262,6 +310,7 @@ class _Rates:
         self._lock = threading.Lock()
 
     def count(self, client: str) -> None:
+        """Counts one attempt. Raises Busy if it is one too many."""
         now = time.monotonic()
         with self._lock:
             if len(self._tried) > 10_000:  # whoever has been quiet for a minute is forgotten

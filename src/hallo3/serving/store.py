@@ -1,6 +1,7 @@
 """The jobs' table, in SQLite: what survives a restart, and what keeps several workers from taking the same job."""
 
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 from ..errors import UserError
 
-VERSION = 1
+VERSION = 2
 ENDED = ("done", "failed", "cancelled")
 LEASE = 30.0  # seconds without a sign of life after which another worker takes a job over
 MAX_CLAIMS = 3  # times that a job may take its worker down with it between two clips
@@ -22,7 +23,7 @@ CREATE TABLE jobs (
     id TEXT PRIMARY KEY, state TEXT NOT NULL, settings TEXT NOT NULL, portrait TEXT NOT NULL, speech TEXT NOT NULL,
     created REAL NOT NULL, started REAL, ended REAL, expires REAL, error TEXT, progress TEXT,
     frames INTEGER NOT NULL DEFAULT 0, seconds REAL NOT NULL DEFAULT 0, bytes INTEGER NOT NULL,
-    cancel INTEGER NOT NULL DEFAULT 0, worker TEXT, lease REAL, claims INTEGER NOT NULL DEFAULT 0
+    cancel INTEGER NOT NULL DEFAULT 0, worker TEXT, lease REAL, claims INTEGER NOT NULL DEFAULT 0, took REAL
 );
 CREATE INDEX jobs_state ON jobs (state, created);
 CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, job TEXT NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL);
@@ -35,9 +36,10 @@ class Job:
     """One job as the table has it.
 
     state: `queued`, `running`, `done`, `failed` or `cancelled`. settings: see `hallo3.settings.Settings`. portrait,
-    speech: what their sender calls them. created, started, ended, expires: seconds since 1970. error: one line.
-    progress: the newest of the events `start`, `step` and `clip`. frames, seconds: of the result. bytes: that it takes
-    on the disk.
+    speech: what their sender calls them. created, started, ended, expires: seconds since 1970. error: one line; of a
+    job that waits, why it was given back. progress: the newest of the events `start`, `step` and `clip`. frames,
+    seconds: of the result. bytes: that it takes on the disk. took: seconds that workers have spent on it, by a clock
+    that nobody sets.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Job:
     frames: int
     seconds: float
     bytes: int
+    took: float | None = None
 
     @property
     def is_over(self) -> bool:
@@ -66,12 +69,17 @@ _COLUMNS = ", ".join(Job.__dataclass_fields__)
 class Store:
     """The table of jobs in one file, for all threads and processes that share it.
 
-    path: the file; made if need be. Times are seconds since 1970.
-    Raises UserError for a file of another version, or one that is no table of jobs.
+    path: the file; made if need be, for its owner alone: who reads a job's name may fetch its result. Times are seconds
+    since 1970.
+    Raises UserError for a file of another version, or one that is no table of jobs; OSError where it can't be made.
     """
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):  # new ones are as the first
+            if file.exists():
+                keep_from_others(file)
         try:
             self._connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
             self._connection.row_factory = sqlite3.Row
@@ -92,6 +100,9 @@ class Store:
                 for statement in _TABLES.split(";"):
                     table.execute(statement)
                 table.execute(f"PRAGMA user_version = {VERSION}")
+            elif found == 1:
+                table.execute("ALTER TABLE jobs ADD COLUMN took REAL")
+                table.execute(f"PRAGMA user_version = {VERSION}")
             elif found != VERSION:
                 raise UserError(f"{path}: is of another version of hallo3; move it away, or use another --data")
 
@@ -102,10 +113,11 @@ class Store:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # on a full disk SQLite has ended it itself
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     def _rows(self, question: str, *values: Any) -> list[sqlite3.Row]:
         with self._lock:
@@ -135,7 +147,7 @@ class Store:
 
     def usual_seconds(self) -> float | None:
         """How long the last ten jobs that were made took, on average."""
-        last = "SELECT ended - started AS took FROM jobs WHERE state = 'done' ORDER BY ended DESC LIMIT 10"
+        last = "SELECT took FROM jobs WHERE state = 'done' ORDER BY rowid DESC LIMIT 10"
         found = self._rows(f"SELECT avg(took) AS mean FROM ({last})")[0]["mean"]
         return None if found is None else float(found)
 
@@ -185,7 +197,7 @@ class Store:
                     break
             table.execute(
                 "UPDATE jobs SET state = 'running', worker = ?, lease = ?, claims = claims + 1, "
-                "started = coalesce(started, ?) WHERE id = ?",
+                "error = NULL, started = coalesce(started, ?) WHERE id = ?",
                 (worker, now + LEASE, now, row["id"]),
             )
             return _job(table.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (row["id"],)).fetchone())
@@ -215,21 +227,28 @@ class Store:
             if kind == "clip":  # it gets on: what comes later is not this clip's fault
                 table.execute("UPDATE jobs SET claims = 0 WHERE id = ?", (job,))
 
-    def finish(self, job: str, worker: str, state: str, error: str | None = None, **facts: Any) -> bool:
-        """Ends a job, if it is still this worker's. facts: columns `frames`, `seconds`, `bytes`, `expires`."""
+    def finish(
+        self, job: str, worker: str, state: str, error: str | None = None, *, took: float = 0.0, **facts: Any
+    ) -> bool:
+        """Ends a job, if it is still this worker's. took: seconds that this worker has spent on it. facts: columns
+        `frames`, `seconds`, `bytes`.
+        """
         with self._writing() as table:
             if not _owned(table, job, worker):
                 return False
+            _spent(table, job, took)
             _end(table, job, state, error)
             for name, value in facts.items():
                 table.execute(f"UPDATE jobs SET {name} = ? WHERE id = ?", (value, job))
         return True
 
-    def release(self, job: str, worker: str) -> None:
-        """Gives a job back, to be gone on with: the worker stops, and not by the job's fault."""
+    def release(self, job: str, worker: str, why: str | None = None, *, took: float = 0.0) -> None:
+        """Gives a job back, to be gone on with: the worker can't, and not by the job's fault. why: one line."""
         with self._writing() as table:
             if _owned(table, job, worker):
-                table.execute("UPDATE jobs SET state = 'queued', worker = NULL, claims = 0 WHERE id = ?", (job,))
+                _spent(table, job, took)
+                given_back = "UPDATE jobs SET state = 'queued', worker = NULL, claims = 0, error = ? WHERE id = ?"
+                table.execute(given_back, (why, job))
 
     def cancel(self, job: str) -> None:
         """Cancels a waiting job, or tells the worker of a running one; of no effect on one that is over."""
@@ -261,6 +280,13 @@ class Store:
             table.execute("DELETE FROM jobs WHERE id = ?", (job,))
 
 
+def keep_from_others(path: Path) -> None:
+    """Takes the rights to a file or folder from all but its owner."""
+    rights = path.stat().st_mode
+    if os.name == "posix" and rights & 0o077:
+        path.chmod(rights & 0o700)
+
+
 def _job(row: sqlite3.Row) -> Job:
     values = dict(row)
     values["settings"] = json.loads(values["settings"])
@@ -271,6 +297,10 @@ def _job(row: sqlite3.Row) -> Job:
 def _owned(table: sqlite3.Connection, job: str, worker: str) -> bool:
     asked = "SELECT 1 FROM jobs WHERE id = ? AND worker = ? AND state = 'running'"
     return table.execute(asked, (job, worker)).fetchone() is not None
+
+
+def _spent(table: sqlite3.Connection, job: str, took: float) -> None:
+    table.execute("UPDATE jobs SET took = coalesce(took, 0) + ? WHERE id = ?", (took, job))
 
 
 def _note(table: sqlite3.Connection, job: str, event: Mapping[str, Any]) -> None:

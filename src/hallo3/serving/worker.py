@@ -1,17 +1,18 @@
 """The worker: takes jobs from the queue and makes their videos with one loaded model, one after the other."""
 
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..animation import AnimationRequest, Event, animate, begun
-from ..errors import UserError, in_one_line, show_bug
+from ..animation import AnimationRequest, Event, Listener, animate, begun
+from ..errors import Ended, UserError, disk_is_full, in_one_line, show_bug
 from ..media.progress import CannotResume
 from ..media.video import BeingWritten
-from .jobs import RESULT, JobQueue
+from .jobs import RESULT, JobQueue, reason_of
 from .store import LEASE, Job
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LOOKS = 0.2
 SECONDS_BETWEEN_TIDYING = 5.0
+SECONDS_UNTIL_ROOM = 60.0  # after a full disk, before the job is gone on with
 SECONDS_BETWEEN_STEPS = 0.25  # events of steps that come faster are not kept
 _log = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class Worker:
         self.jobs, self.pipeline, self.name = jobs, pipeline, name
         self.on_end = on_end
         self._stopping = threading.Event()
+        self._resting = 0.0  # until when, by `time.monotonic`
         self._thread: threading.Thread | None = None
 
     @property
@@ -74,7 +77,7 @@ class Worker:
         if job is None:
             return False
         began = time.monotonic()
-        state = self._make(job)
+        state = self._make(job, lambda: time.monotonic() - began)
         self.jobs.settle()
         if state is not None:
             self.on_end(replace(job, state=state), time.monotonic() - began)
@@ -89,47 +92,76 @@ class Worker:
                 if time.monotonic() - tidied > SECONDS_BETWEEN_TIDYING:
                     self.jobs.tidy()
                     tidied = time.monotonic()
-                worked = self.work_once()
+                worked = time.monotonic() >= self._resting and self.work_once()
             except Exception as error:  # A full disk, a locked table: neither ends the service.
                 show_bug(error)
                 _log.error("%s", in_one_line(error))
                 worked = False
                 self._stopping.wait(1)
+            except Ended as ended:  # of the processes that make a job together: none of them can go on
+                if ended.line is not None:
+                    _log.error("%s", ended.line)
+                return
             if not worked:
                 self._stopping.wait(SECONDS_BETWEEN_LOOKS)
 
-    def _make(self, job: Job) -> str | None:
+    def _make(self, job: Job, took: Callable[[], float]) -> str | None:
         """Makes a job's video and says so in the table. Returns the state in which it ended; None if it did not."""
         store, hearing = self.jobs.store, _Hearing(self.jobs, job, self.name, self._stopping)
+
+        def end(state: str, error: str | None = None, **facts: Any) -> str | None:
+            return state if store.finish(job.id, self.name, state, error, took=took(), **facts) else None
+
         try:
             with hearing:
                 self._animate(self.jobs.request(job), hearing)
         except _Cancelled:
-            return "cancelled" if store.finish(job.id, self.name, "cancelled") else None
+            return end("cancelled")
         except (_Stopped, BeingWritten):
-            store.release(job.id, self.name)
+            store.release(job.id, self.name, took=took())
             return None
         except _Taken:
             return None
         except Exception as error:
+            if disk_is_full(error) or isinstance(error, sqlite3.OperationalError):
+                self._rest(job, error, took())
+                return None
             show_bug(error)
             line = self.jobs.in_senders_words(in_one_line(error), job)
             if not isinstance(error, UserError):
                 _log.error("%s", line)
-            return "failed" if store.finish(job.id, self.name, "failed", line) else None
+            return end("failed", line)
         done = hearing.done
         size = (self.jobs.place(job.id) / RESULT).stat().st_size
-        facts = {"frames": done.get("frames", 0), "seconds": done.get("seconds", 0.0), "bytes": size}
-        return "done" if store.finish(job.id, self.name, "done", **facts) else None
+        return end("done", frames=done.get("frames", 0), seconds=done.get("seconds", 0.0), bytes=size)
+
+    def _rest(self, job: Job, error: Exception, took: float) -> None:
+        """Gives a job back that this machine can't go on with now; its clips stay, and so does its turn."""
+        line = f"server: can't go on now ({reason_of(error)}); the video is gone on with later"
+        _log.error("%s", line)
+        self._resting = time.monotonic() + SECONDS_UNTIL_ROOM
+        self.jobs.store.release(job.id, self.name, line, took=took)
+
+    def render(self, request: AnimationRequest, listen: Listener) -> None:
+        """Makes one video. A subclass may have it made elsewhere: what `listen` raises must end the making.
+
+        Raises UserError for what is wrong with the job.
+        """
+        render(request, self.pipeline, listen)
 
     def _animate(self, request: AnimationRequest, hearing: "_Hearing") -> None:
         if request.output.exists():  # killed between the finished video and the word of it
             hearing.done = _facts_of(request)
             return
-        try:
-            animate(replace(request, resume=begun(request.output)), pipeline=self.pipeline, listen=hearing)
-        except CannotResume:  # left by another version of hallo3, or damaged with the disk
-            animate(replace(request, overwrite=True), pipeline=self.pipeline, listen=hearing)
+        self.render(request, hearing)
+
+
+def render(request: AnimationRequest, pipeline: "Hallo3Pipeline", listen: Listener) -> None:
+    """Makes a video with a loaded model; a half-made one is gone on with, or made anew where that can't be."""
+    try:
+        animate(replace(request, resume=begun(request.output)), pipeline=pipeline, listen=listen)
+    except CannotResume:  # left by another version of hallo3, or damaged with the disk
+        animate(replace(request, overwrite=True), pipeline=pipeline, listen=listen)
 
 
 def _facts_of(request: AnimationRequest) -> Event:
@@ -188,4 +220,7 @@ class _Hearing:
 
     def _give_signs(self) -> None:
         while not self._ended.wait(LEASE / 3):
-            self._jobs.store.alive(self._job.id, self._worker)
+            try:
+                self._jobs.store.alive(self._job.id, self._worker)
+            except sqlite3.OperationalError as error:  # perhaps only now: without another the job would be taken over
+                _log.error("server: can't say now that its job is being made (%s)", error)

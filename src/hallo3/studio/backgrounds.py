@@ -94,7 +94,7 @@ def _bookshelf(u, v, palette, seed, out):
 def _sea(u, v, time, palette, seed, horizon, out):
     """Sky over the sea with waves that roll towards a beach; frozen time makes a calm sea."""
     if v < horizon:
-        t = v / horizon
+        t = max(0.0, v / horizon)  # a camera that looks up sees more sky than a picture's
         for k in range(3):
             out[k] = palette[0, k] + (palette[1, k] - palette[0, k]) * t**1.4
         cloud = _step(0.05, 0.55, cloud2(2.4 * u + seed + 0.02 * time, 7.0 * v + seed))
@@ -291,16 +291,19 @@ def _sky(u, v, time, palette, seed, horizon, out):
 
 
 @njit(cache=True, fastmath=True)
-def paint_background(place, time, palette, seed, horizon, shift_x, shift_y, grain, out):
+def paint_background(place, time, palette, seed, horizon, shift_x, shift_y, zoom, grain, out):
     """Fill out (h,w,3) with the place of that index in `scene.PLACES`. time < 0 means: nothing moves.
 
-    shift_x, shift_y: the camera's shift in heights of the frame; grain: strength of a lens' vignette, 0..1.
+    shift_x, shift_y: the camera's shift in heights of the frame; zoom: how much larger all is; grain: strength of a
+    lens' vignette, 0..1.
     """
     height, width = out.shape[0], out.shape[1]
+    smaller = 1.0 - 1.0 / zoom
     for y in range(height):
         for x in range(width):
             a, b = (x + 0.5 - 0.5 * width) / height, (y + 0.5) / height
             u, v = a - shift_x, b - shift_y
+            u, v = u - u * smaller, v - (v - 0.5) * smaller
             pixel = out[y, x]
             if place == 0:
                 _backdrop(u, v, palette, seed, pixel)

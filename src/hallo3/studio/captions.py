@@ -42,6 +42,22 @@ _FOREGROUNDS = {
     "leaves": ("with leaves in the foreground", "behind blurred leaves"),
     "lights": ("with blurred lights in the foreground", "behind soft lights"),
 }
+# Short: with them a caption still has to go into the bundle's word pieces.
+_LIGHTS = {
+    "harsh": ("Harsh light from the {side}.", "Hard light from the {side}."),
+    "lamp": ("A lamp swings.", "A swinging lamp."),
+    "passing": ("Lights pass by.", "Passing lights."),
+    "fading": ("The light fades in and out.", "Fading light."),
+}
+_CAMERAS = {
+    "closer": ("The camera moves closer.", "The camera pushes in."),
+    "away": ("The camera moves away.", "The camera pulls back."),
+    "zoom": ("The camera moves to and fro.",),
+    "left": ("The camera pans left.", "The camera turns left."),
+    "right": ("The camera pans right.", "The camera turns right."),
+    "pan": ("The camera pans to and fro.",),
+    "hand-held": ("A hand-held camera.", "The camera shakes."),
+}
 # Where, then what moves, then what stands still; a star marks whole clauses.
 _PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "backdrop": (
@@ -108,13 +124,41 @@ def caption(rng: np.random.Generator, identity: Identity, scene: Scene, performa
     if scene.foreground != "none":
         motion = f"{motion}, {_choose(rng, _FOREGROUNDS[scene.foreground])}"
     shape = int(rng.integers(3))
+    # Drawn after all else, so that the words of a clip in steady light do not hang on it.
+    further = "".join(f" {line}" for line in _further(rng, scene, performance, them))
     if shape == 1:
         motion = motion.lstrip("*")
-        return f"{who} {action} {place}. {motion[0].upper()}{motion[1:]}."
+        return f"{who} {action} {place}. {motion[0].upper()}{motion[1:]}.{further}"
     motion = motion.replace("*", "while ")
     if shape == 0:
-        return f"{who} {action} {place}, {motion}."
-    return f"{place[0].upper()}{place[1:]}, {who[0].lower()}{who[1:]} {action}, {motion}."
+        return f"{who} {action} {place}, {motion}.{further}"
+    return f"{place[0].upper()}{place[1:]}, {who[0].lower()}{who[1:]} {action}, {motion}.{further}"
+
+
+def _further(rng: np.random.Generator, scene: Scene, performance: Performance, them: str) -> list[str]:
+    """Sentences on what is not in every clip."""
+    lines = []
+    if scene.lighting != "steady":
+        side = "left" if scene.light[0] < 0 else "right"
+        lines.append(_choose(rng, _LIGHTS[scene.lighting]).format(side=side, them=them))
+    moved = _camera(performance)
+    if moved:
+        lines.append(_choose(rng, _CAMERAS[moved]))
+    return lines
+
+
+def _camera(performance: Performance) -> str:
+    """What the camera does, a key of `_CAMERAS`, as the tracks show it; empty where that is next to nothing."""
+    across, zoom = performance.turn_x, performance.zoom
+    if np.ptp(performance.turn_y):
+        return "hand-held"
+    if np.ptp(zoom) > 0.02:
+        grown = float(zoom[-1] / zoom[0])
+        return "closer" if grown > 1.02 else "away" if grown < 0.98 else "zoom"
+    if np.ptp(across) > 0.02:
+        moved = float(across[-1] - across[0])  # of the picture: the camera turns the other way
+        return "right" if moved < -0.02 else "left" if moved > 0.02 else "pan"
+    return ""
 
 
 def _choose(rng: np.random.Generator, options: tuple[str, ...]) -> str:
@@ -166,12 +210,12 @@ def _action(rng: np.random.Generator, scene: Scene, performance: Performance) ->
         verb = f"{verb} {_choose(rng, _PROPS[scene.prop])}"
     elif abs(turn) < 0.2 and rng.random() < 0.5:
         verb = f"{verb} to the camera"
-    if abs(turn) > 0.6:
+    if abs(turn) > 1.3:
+        verb += _choose(rng, (", seen right from the side", " in full profile"))
+    elif abs(turn) > 0.6:
         verb += _choose(rng, (", seen from the side", " in profile"))
-    elif tilt < -0.15:
-        verb += ", seen from above"
-    elif tilt > 0.15:
-        verb += ", seen from below"
+    elif abs(tilt) > 0.15:
+        verb += f", seen from {'far ' if abs(tilt) > 0.37 else ''}{'above' if tilt < 0 else 'below'}"
     if float(np.mean(performance.smile)) > 0.45 and rng.random() < 0.6:
         verb += " with a smile"
     return verb

@@ -69,7 +69,8 @@ class Animated:
     frames: (F,H,W,3) uint8. face_box, mouth_box: (F,4) float32 x, y, w, h in pixels. subject_mask: (F,H,W) uint8,
     roughly head and shoulders; foreground_mask: zeros, what stands before a person in a photograph is not known. yaw,
     pitch, roll: (F,) radians relative to the photograph. keypoints: (F,K,2) float32 as `skeleton.KEYPOINTS`; eyes,
-    mouth and chin are known, the others NaN. lip_gap: (F,) pixels.
+    mouth and chin are known, the others NaN. lip_gap: (F,) pixels. light: (F,4) NaN, it is not known. camera: (F,3)
+    shift of the picture in heights of the frame (right, down), and 1.
     """
 
     frames: np.ndarray
@@ -82,6 +83,8 @@ class Animated:
     roll: np.ndarray
     keypoints: np.ndarray
     lip_gap: np.ndarray
+    light: np.ndarray
+    camera: np.ndarray
 
 
 @cache
@@ -225,6 +228,9 @@ def animate(
         roll=frames[:, 2].astype(np.float32),
         keypoints=_keypoints(label, face, frames, canvas, size),
         lip_gap=(GAP * frames[:, 8] * unit / step).astype(np.float32),
+        light=np.full((len(frames), 4), np.nan, np.float32),
+        # `bend` moves the camera over the picture: the picture goes the other way.
+        camera=np.stack([*(-frames[:, 6:8].T * unit / (step * height)), np.ones(len(frames))], 1).astype(np.float32),
         **_truth(label, face, frames, canvas, (size[0], size[1]), height, width),
     )
 

@@ -12,6 +12,7 @@ from hallo3.errors import UserError
 from hallo3.studio.backgrounds import paint_background, paint_foreground
 from hallo3.studio.geometry import Model, build_model, eye_centre, mouth_half_width
 from hallo3.studio.identity import CLOTH_COLOURS, CLOTHES, PATTERNS, Identity
+from hallo3.studio.lighting import Lighting, track
 from hallo3.studio.paint import Look
 from hallo3.studio.performance import Performance
 from hallo3.studio.raster import PIVOT, deform_face, fill_mouth, owner_bounds, pose, project, rasterise, vertex_normals
@@ -36,7 +37,9 @@ class Rendered:
     everything (blurred lights are not: one sees through them); the rest are surroundings. yaw, pitch, roll: (F,)
     radians. keypoints: (F,K,2) float32 x, y in pixels in the order of `skeleton.KEYPOINTS`, not clipped, NaN where the
     character has none.
-    lip_gap: (F,) distance of the lips' inner edges in head units, times pixels per unit: pixels.
+    lip_gap: (F,) distance of the lips' inner edges in head units, times pixels per unit: pixels. light: (F,4) of the
+    key light: x right, y up and z to the viewer of the direction towards it, then its luminance in linear light.
+    camera: (F,3) how far it shifts the person, in heights of the frame (right, down), and how much it enlarges them.
     """
 
     frames: np.ndarray
@@ -50,6 +53,8 @@ class Rendered:
     roll: np.ndarray
     keypoints: np.ndarray
     lip_gap: np.ndarray
+    light: np.ndarray
+    camera: np.ndarray
 
 
 def render(identity: Identity, scene: Scene, performance: Performance, height: int, width: int) -> Rendered:
@@ -96,48 +101,53 @@ class _Canvas:
         self.depth, self.owner, self.bary = _buffers(*self.shape)
         self.shadow = _buffers(SHADOW_SIZE, SHADOW_SIZE)
         self.background = np.zeros((height, width, 3), np.float32)
-        self.painted: tuple[float, float, float] | None = None
+        self.painted: tuple[float, ...] | None = None
         self.tone = tone_table()
         self.two_sided = np.isin(self.model.materials, list(TWO_SIDED))
         self.all_sides = np.ones(len(self.two_sided), np.bool_)
         self.of_head = (self.model.head_weight[self.model.triangles] > 0.95).all(axis=1)
         self.palette = np.asarray(scene.palette, np.float32)
         self.seed = float(scene.texture_seed % 9973) * 0.0137
-        self.scale = scene.head_height * height / HEAD_UNITS
+        self.lighting = Lighting(scene)
+        self.framed = self.scale = scene.head_height * height / HEAD_UNITS
         self.look = _look(identity)
 
     def draw(self, p: Performance, i: int) -> dict[str, np.ndarray]:
         """Draw frame i and measure it."""
         head = self._place(p, i)
-        light = self._light(float(p.time[i]))
+        light = self.lighting(float(p.time[i]))
         shadow_view(self.world, light.direction, self.view)
         rasterise(self.view, self.model.triangles, self.all_sides, *self.shadow)
         rasterise(self.screen, self.model.triangles, self.two_sided, self.depth, self.owner, self.bary)
         time = float(p.time[i]) if self.scene.dynamic else -1.0
-        self._paint_background(time, 0.55 * float(p.camera_x[i]), 0.55 * float(p.camera_y[i]))
+        self._paint_background(time, p, i)
         frame = np.empty((self.height, self.width, 3), np.uint8)
         mask = np.empty((self.height, self.width), np.uint8)
         arrays = (self.model.triangles, self.model.materials, self.attributes, self.normals, self.view)
         resolve(
-            self.owner, self.bary, arrays, self._moving_look(p, i, light), light, self.shadow[0], self.background,
-            self.tone, frame, mask,
+            self.owner, self.bary, arrays, self._moving_look(p, i, light), light, self.shadow[0],
+            self.lighting.on_surroundings(self.background, float(p.time[i])), self.tone, frame, mask,
         )  # fmt: skip
         free = np.ones_like(mask)
         if self.scene.foreground != "none":
             kind = FOREGROUNDS.index(self.scene.foreground)
-            shift = 1.3 * float(p.camera_x[i]), 1.3 * float(p.camera_y[i])
-            paint_foreground(kind, time, self.seed, *shift, frame, free)
-        return {"frames": frame, "subject_mask": mask & free, "foreground_mask": 1 - free, **self._truth(head)}
+            shift_x = 1.3 * float(p.camera_x[i]) + float(p.turn_x[i])
+            shift_y = 1.3 * float(p.camera_y[i]) + float(p.turn_y[i])
+            paint_foreground(kind, time, self.seed, shift_x, shift_y, frame, free)
+        masks = {"subject_mask": mask & free, "foreground_mask": 1 - free}
+        return {"frames": frame, "light": track(light), "camera": self._camera(p, i), **masks, **self._truth(head)}
 
-    def _paint_background(self, time: float, shift_x: float, shift_y: float) -> None:
-        """Fill the background, unless it is what the last frame had."""
-        if self.painted == (time, shift_x, shift_y):
+    def _paint_background(self, time: float, p: Performance, i: int) -> None:
+        """Fill the background, unless it is what the last frame had. What is far moves less."""
+        shift_x = 0.55 * float(p.camera_x[i]) + float(p.turn_x[i])
+        # Seen from above, the horizon rises in the picture.
+        shift_y = 0.55 * float(p.camera_y[i]) + float(p.turn_y[i]) + 0.5 * float(p.body_pitch[i])
+        view = (time, shift_x, shift_y, float(p.zoom[i]) ** 0.55)
+        if self.painted == view:
             return
-        self.painted = (time, shift_x, shift_y)
+        self.painted = view
         place = PLACES.index(self.scene.place)
-        paint_background(
-            place, time, self.palette, self.seed, self.scene.horizon, shift_x, shift_y, 0.28, self.background
-        )
+        paint_background(place, time, self.palette, self.seed, self.scene.horizon, *view[1:], 0.28, self.background)
 
     def _place(self, p: Performance, i: int) -> np.ndarray:
         """Deform, pose and project all vertices; returns the head's rotation."""
@@ -152,29 +162,24 @@ class _Canvas:
             m.mouth_half_width,
         )  # fmt: skip
         head = rotation(float(p.yaw[i]), float(p.pitch[i]), float(p.roll[i]))
-        body = rotation(float(p.body_yaw[i]), 0.0, 0.0)
+        body = rotation(float(p.body_yaw[i]), float(p.body_pitch[i]), 0.0)
         shift = np.array([p.head_x[i], p.head_y[i]], np.float32)
         pose(self.shaped, m.head_weight, head, body, shift, self.world)
+        (x, y), zoom = self.scene.centre, float(p.zoom[i])
+        shift_x, shift_y, _ = self._camera(p, i)
+        self.scale = self.framed * zoom
         self.centre = (
-            self.scene.centre[0] * self.width + float(p.camera_x[i]) * self.height,
-            (self.scene.centre[1] + float(p.camera_y[i])) * self.height,
+            (x + (zoom - 1) * (x - 0.5)) * self.width + float(shift_x) * self.height,
+            (y + (zoom - 1) * (y - 0.5) + float(shift_y)) * self.height,
         )
         project(self.world, self.scale * SAMPLES, self.centre[0] * SAMPLES, self.centre[1] * SAMPLES, self.screen)
         vertex_normals(self.world, m.triangles, m.upper_lip, m.lower_lip, self.normals)
         return head
 
-    def _light(self, time: float) -> Light:
-        s = self.scene
-        flicker = 1.0
-        if s.flicker:
-            flicker = 1.0 + 0.16 * np.sin(11.0 * time + self.seed) * np.sin(5.3 * time) + 0.10 * np.sin(23.0 * time)
-        return Light(
-            np.asarray(s.light, np.float32),
-            np.asarray(s.key, np.float32) * np.float32(flicker),
-            np.asarray(s.fill, np.float32),
-            np.asarray(s.bounce, np.float32) * np.float32(flicker),
-            np.asarray(s.fill, np.float32) * np.float32(1.1 * s.rim),
-        )
+    @staticmethod
+    def _camera(p: Performance, i: int) -> np.ndarray:
+        """(3,) shift of the person in heights of the frame (right, down), and zoom."""
+        return np.array([p.camera_x[i] + p.turn_x[i], p.camera_y[i] + p.turn_y[i], p.zoom[i]], np.float32)
 
     def _moving_look(self, p: Performance, i: int, light: Light) -> Look:
         d = light.direction
@@ -198,10 +203,12 @@ class _Canvas:
         world = ((corners - PIVOT) @ head.T + shift).astype(np.float32)
         screen = np.empty_like(world)
         project(world, self.scale, *self.centre, screen)
+        # In full profile lips and their corners lie outside of that.
+        lips = pixels[[m.landmarks[name] for name in ("mouth_left", "mouth_right", "lip_upper", "lip_lower")]]
         gap = self.shaped[m.landmarks["lip_upper"], 1] - self.shaped[m.landmarks["lip_lower"], 1]
         return {
             "face_box": self._box(pixels[m.oval]),
-            "mouth_box": self._box(screen[:, :2]),
+            "mouth_box": self._box(np.concatenate([screen[:, :2], lips])),
             "head_box": self._box(seen if seen[1, 0] > 0 else pixels[m.oval]),
             "keypoints": np.stack(marks).astype(np.float32),
             "lip_gap": np.asarray(max(0.0, gap) * self.scale, np.float32),

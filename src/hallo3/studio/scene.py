@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import zlib
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,10 @@ PLACES: tuple[str, ...] = (
 )  # fmt: skip
 STILL_ONLY = frozenset({"backdrop", "room", "bookshelf"})
 """Places in which nothing can move; all others are drawn either moving or frozen."""
+
+LIGHTS = ("steady", "harsh", "lamp", "passing", "fading")
+"""How light falls: soft and as ever; hard from the side; from a lamp that swings; in sweeps, as of passing cars; or now
+bright, now dim. Only the last three change, and steady light by a moving fire, which flickers."""
 
 PROPS = ("none", "phone", "microphone", "desk microphone")
 FOREGROUNDS = ("none", "leaves", "lights")
@@ -39,7 +44,8 @@ class Scene:
 
     `dynamic` says whether the surroundings move. Colours are linear light. `light` is the direction towards the key
     light (x right, y up, z to the viewer). `head_height` is crown to chin as a fraction of the frame's height;
-    `centre` is the middle of the head in fractions of the frame's width and height.
+    `centre` is the middle of the head in fractions of the frame's width and height. `lighting` is one of `LIGHTS`;
+    `hardness` in 0..1 is how sharply light ends in shadow.
     """
 
     place: str
@@ -57,6 +63,8 @@ class Scene:
     prop: str = "none"
     foreground: str = "none"
     texture_seed: int = 0
+    lighting: str = "steady"
+    hardness: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """All values as plain types, for JSON."""
@@ -70,17 +78,22 @@ class Scene:
         return cls(**fixed)
 
     @classmethod
-    def sample(cls, rng: np.random.Generator, dynamic: bool | None = None, place: str | None = None) -> Scene:
+    def sample(
+        cls, rng: np.random.Generator, dynamic: bool | None = None, place: str | None = None, lighting: str = "steady"
+    ) -> Scene:
         """Draw surroundings.
 
         Args:
             rng: source of all chance.
             dynamic: moving (True) or still (False) ones; None leaves it to chance.
             place: one of `PLACES`; None draws one. Where both are given, all else is the same for either `dynamic`.
+            lighting: one of `LIGHTS`. All that isn't light is the same for each.
 
         Raises:
-            ValueError: for an unknown place, or one that can't move as it should.
+            ValueError: for an unknown place or lighting, or a place that can't move as it should.
         """
+        if lighting not in LIGHTS:
+            raise ValueError(f"lighting {lighting!r}: expected one of {', '.join(LIGHTS)}")
         moving = bool(rng.random() < 0.6) if dynamic is None else bool(dynamic)
         places = [p for p in PLACES if not (moving and p in STILL_ONLY)]
         if place is None:
@@ -94,7 +107,7 @@ class Scene:
         elevation = float(rng.uniform(0.25, 0.85)) if place != "fire" else float(rng.uniform(-0.1, 0.2))
         ratio = rng.uniform(0.72, 1.1)
         light = (np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation))
-        return cls(
+        drawn = cls(
             place=place,
             dynamic=moving,
             palette=_palette(rng, place),
@@ -111,6 +124,22 @@ class Scene:
             foreground=str(rng.choice(FOREGROUNDS, p=[0.88, 0.06, 0.06])),
             texture_seed=int(rng.integers(1 << 30)),
         )
+        return drawn._lit(lighting)
+
+    def _lit(self, lighting: str) -> Scene:
+        """The scene in another light than the steady one that it was drawn with."""
+        if lighting == "steady":
+            return self
+        if lighting != "harsh":
+            return replace(self, lighting=lighting, flicker=0.0)
+        rng = np.random.default_rng([zlib.crc32(b"harsh light"), self.texture_seed])
+        azimuth, elevation = float(np.sign(self.light[0]) * rng.uniform(1.05, 1.4)), float(rng.uniform(0.15, 0.6))
+        light = (np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation))
+        key, fill, bounce = np.asarray(self.key) * 1.45, np.asarray(self.fill) * 0.2, np.asarray(self.bounce) * 0.2
+        return replace(
+            self, light=_triple(light), key=_triple(key), fill=_triple(fill), bounce=_triple(bounce), flicker=0.0,
+            lighting="harsh", hardness=float(rng.uniform(0.75, 1.0)),
+        )  # fmt: skip
 
 
 def _triple(values: Any) -> RGB:

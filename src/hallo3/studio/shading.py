@@ -18,13 +18,17 @@ _SHADOW_REACH = 2.6
 
 
 class Light(NamedTuple):
-    """Light in linear colours (3,): key with direction, fill from above, bounce from below, and a rim from behind."""
+    """Light in linear colours (3,): key with direction, fill from above, bounce from below, and a rim from behind.
+
+    hardness: 0..1, how sharply the key light ends in shadow, and how little of it strays.
+    """
 
     direction: np.ndarray
     key: np.ndarray
     fill: np.ndarray
     bounce: np.ndarray
     rim: np.ndarray
+    hardness: np.float32
 
 
 @njit(cache=True, fastmath=True)
@@ -67,7 +71,10 @@ def _light(surface, n, light, lit, out):
     """Write the colour of a painted surface with normal n into out (3,). The viewer is at +z."""
     d = light.direction
     ndl = n[0] * d[0] + n[1] * d[1] + n[2] * d[2]
-    soft = surface[5]
+    straying = 1.0 - light.hardness
+    # Hard light is bright right up to where its shadow begins.
+    sharp = light.hardness * max(0.0, 1.3 * ndl / (0.3 + max(0.0, ndl)))
+    soft = surface[5] * straying
     hx, hy, hz = d[0], d[1], d[2] + 1.0
     h = 1.0 / np.sqrt(hx * hx + hy * hy + hz * hz)
     ndh = max(0.0, (n[0] * hx + n[1] * hy + n[2] * hz) * h)
@@ -79,10 +86,10 @@ def _light(surface, n, light, lit, out):
     rim = edge * edge * max(0.0, 0.3 + 0.7 * (n[1] - d[0] * n[0])) * surface[6]
     for k in range(3):
         wrap = soft * (0.42 if k == 0 else (0.20 if k == 1 else 0.14))
-        diffuse = max(0.0, (ndl + wrap) / (1.0 + wrap))
+        diffuse = straying * max(0.0, (ndl + wrap) / (1.0 + wrap)) + sharp
         shade = lit + (1.0 - lit) * (0.20 * soft if k == 0 else 0.06 * soft)
         ambient = (light.bounce[k] * (1.0 - up) + light.fill[k] * up) * surface[6]
-        front = 0.16 * light.key[k] * facing * surface[6]
+        front = 0.16 * straying * light.key[k] * facing * surface[6]
         colour = surface[k] * (diffuse * shade * light.key[k] * 0.80 + ambient + front)
         out[k] = colour + spec * light.key[k] * 0.5 + rim * light.rim[k] * (0.35 + 0.65 * surface[k])
 
@@ -125,6 +132,8 @@ def _sample(t, w1, w2, arrays, look, light, shadow, surface, n, at, out):
     vy = w0 * view[a, 1] + w1 * view[b, 1] + w2 * view[c, 1]
     vz = w0 * view[a, 2] + w1 * view[b, 2] + w2 * view[c, 2]
     lit = _lit(vx, vy, vz, shadow, 0.07)
+    if light.hardness > 0.0:
+        lit = min(1.0, max(0.0, 0.5 + (lit - 0.5) * (1.0 + 3.0 * light.hardness)))
     if kind == MOUTH:
         lit = 0.55 + 0.45 * lit
     _light(surface, n, light, lit, out)

@@ -6,11 +6,17 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hallo3.errors import UserError
+
 from .articulation import Articulation, articulation
 from .voices import SAMPLE_RATE, Recording, Split, augment, installed, utterance
+
+if TYPE_CHECKING:
+    from hallo3.media.sound import Speech
 
 SAMPLES_PER_FRAME = 640
 RECORDED_SHARE = 0.2
@@ -82,12 +88,23 @@ def write_speech(
     return written
 
 
+def as_sound(samples: np.ndarray) -> Speech:
+    """A clip's samples (n,) at 16 kHz as the sound of a video. It may be silent: people pause, and clips are cut there.
+
+    What a user gives as speech comes from `media.sound`, which refuses silence.
+    """
+    from hallo3.media.sound import Speech
+
+    samples = np.asarray(samples, np.float32)
+    return Speech(samples, "a clip's sound", SAMPLE_RATE, 1, original=samples[None])
+
+
 def _read(path: Path) -> np.ndarray:
     from hallo3.media.sound import read_speech
 
     samples = read_speech(path).samples
     if len(samples) < SAMPLE_RATE // 2:
-        raise ValueError(f"{path}: shorter than half a second")
+        raise UserError(f"{path}: shorter than half a second; take it out of the folder of recordings")
     return samples
 
 

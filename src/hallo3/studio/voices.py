@@ -149,8 +149,11 @@ def recordings(folder: str | Path) -> list[Recording]:
         raise UserError(f"{folder}: no recordings here; give a folder of flac, wav, mp3, ogg or m4a files")
     sources: dict[str, str] = {}
     if (folder / "manifest.csv").is_file():
-        with open(folder / "manifest.csv", newline="", encoding="utf-8") as file:
-            sources = {row["file"]: row["repo"] for row in csv.DictReader(file)}
+        try:
+            with open(folder / "manifest.csv", newline="", encoding="utf-8") as file:
+                sources = {row["file"]: row["repo"] for row in csv.DictReader(file)}
+        except (KeyError, UnicodeDecodeError, csv.Error):
+            raise UserError(f"{folder / 'manifest.csv'}: must be a table with columns file and repo") from None
     found = []
     for path in paths:
         held_out = sources.get(path.name) in _TEST_SOURCES or zlib.crc32(path.name.encode()) % 5 == 0

@@ -3,17 +3,22 @@
 Every variant starts from new weights, learns from the same clips for as many steps, and speaks for the same people.
 """
 
+import hashlib
+import inspect
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
+from hallo3.errors import UserError
+from hallo3.media.files import replace_file
+from hallo3.networks.denoiser import Hallo3Transformer3DModel
 from hallo3.networks.variants import DEFAULT_IDENTITY, DEFAULT_SPEECH
 from hallo3.sampling.guidance import GuidanceScales
 from hallo3.training.checkpoints import load_average
@@ -26,6 +31,7 @@ from hallo3.training.run import in_bundle, prepare_samples, run_phase
 from hallo3.training.starting import CONDITIONS, SHARED, TEXT_LENGTH, make_networks
 
 PUBLISHED_FRAMES = 2
+NOTED = "ablation.json"
 NEEDS = (*CONDITIONS, "speech_window", "speech_blocks", "face_tokens")
 
 
@@ -95,7 +101,8 @@ class Ablation(BaseModel):
         phase: The training of every variant; its motion_frames and its loop's seed are replaced.
         seeds: One training of each variant for each.
         cases, seconds: Held-out people that every training speaks for, and for how long. views: people seen from the
-            side, from above and from below, each, for the published variant.
+            side, from above and from below, each, for the published variant. scenes: people with something before
+            them, once where it and the surroundings move and once where all that stands still, likewise.
         scales: Of guidance wherever they are not what is compared.
         guidance: For each scale, the values that it is given while the others stay.
         sampling_steps: Of the solver; the bundle's if not given.
@@ -112,9 +119,10 @@ class Ablation(BaseModel):
     frames: int = Field(default=49, ge=5)
     sizes: dict[str, Any] = Field(default_factory=dict)
     phase: Phase
-    seeds: tuple[int, ...] = Field(default=(0, 1), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 1), min_length=1)
     cases: int = Field(default=16, ge=2)
-    views: int = Field(default=6, ge=0)
+    views: int = Field(default=8, ge=0)
+    scenes: int = Field(default=8, ge=0)
     seconds: float = Field(default=2.0, ge=0.6)
     scales: Scales = Scales()
     guidance: dict[Literal["speech", "text", "reference"], tuple[float, ...]] = Field(default_factory=dict)
@@ -131,6 +139,8 @@ class Ablation(BaseModel):
             )
         if any(len(values) < 2 for values in self.guidance.values()):
             raise ValueError("guidance: give two values of a scale at least")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds: each trains once; give different ones")
         return self
 
     def sweep(self, scale: str) -> list[Scales]:
@@ -160,26 +170,113 @@ def runs(ablation: Ablation) -> list[Run]:
     return [Run(variant, seed) for seed in ablation.seeds for variant in VARIANTS]
 
 
+def check_ablation(ablation: Ablation) -> None:
+    """Raises UserError for what can't be trained: sizes that make no networks, and names of parameters without any."""
+    known = inspect.signature(Hallo3Transformer3DModel.__init__).parameters
+    if unknown := sorted(set(ablation.sizes) - set(known)):
+        raise UserError(f"sizes: {unknown[0]} is no size of a network; such as {', '.join((*SHARED, *CONDITIONS))}")
+    try:
+        # It has all that any variant has: what names nothing in it is a mistake.
+        networks = networks_of(ablation, Run(PUBLISHED, ablation.seeds[0]))
+    except (RuntimeError, TypeError, ValueError, AssertionError, IndexError, ZeroDivisionError, OverflowError) as error:
+        told = " ".join(str(error).split())[:160]
+        raise UserError(f"sizes: {ablation.sizes} make no networks ({told}); change them") from error
+    if not len(networks.get_submodule("denoiser.transformer_blocks")):  # type: ignore[arg-type]
+        raise UserError(f"sizes: {ablation.sizes} make no networks (no layers); change them")
+    choose_parameters(networks, ablation.phase)
+
+
 def train_all(ablation: Ablation, log: Log = print) -> None:
-    """Draws the data and trains every variant; goes on where it was interrupted."""
+    """Draws the data and trains every variant; goes on where it was interrupted.
+
+    Raises UserError for an ablation that can't be trained, and for work in `out` that other settings made.
+    """
     from hallo3.studio.dataset import Material, write_dataset
 
-    config, published = bundle_config(ablation), Run(PUBLISHED, ablation.seeds[0])
-    # It has all that any variant has: what names nothing in it is a mistake.
-    choose_parameters(networks_of(ablation, published), ablation.phase)
+    config = bundle_config(ablation)
+    check_ablation(ablation)
+    check_work(ablation)
+    waiting = [run for run in runs(ablation) if not (folder(ablation, run) / "bundle").exists()]
+    if not waiting:
+        return
     material = Material.find(ablation.recordings, ablation.portraits)
     write_dataset(
         ablation.out / "data", ablation.clips, 0, split="train", frames=ablation.frames,
         height=config["sample_height"], width=config["sample_width"], material=material,
         workers=ablation.processes, report=partial(_drawn, log),
     )  # fmt: skip
-    waiting = [run for run in runs(ablation) if not (folder(ablation, run) / "bundle").exists()]
-    if waiting:
-        run_processes(ablation.processes, _prepare, ablation)
+    run_processes(ablation.processes, _prepare, ablation)
     for number, run in enumerate(waiting):
         log(f"{run}: {len(waiting) - number} of {len(runs(ablation))} trainings to do")
         run_processes(ablation.processes, _train, ablation, run)
         _write_bundle(ablation, run)
+
+
+def made_with(ablation: Ablation) -> dict[str, Any]:
+    """All that decides what a training comes to, but for its variant and seed; plain values for JSON."""
+    names = ("clips", "frames", "sizes", "processes")
+    told: dict[str, Any] = ablation.model_dump(mode="json", include=set(names))
+    told |= {f"phase.{name}": value for name, value in ablation.phase.model_dump(mode="json").items()}
+    told |= {f"phase.loop.{name}": value for name, value in told.pop("phase.loop").items()}
+    for name in ("phase.motion_frames", "phase.loop.seed"):
+        del told[name]
+    material = {name: folder_digest(getattr(ablation, name)) for name in ("portraits", "recordings")}
+    return told | {"bundle": folder_digest(resolve_bundle(ablation)), **material}
+
+
+def resolve_bundle(ablation: Ablation) -> Path:
+    """The folder of the bundle that everything but the networks comes from."""
+    from hallo3.bundles.places import resolve
+
+    return Path(resolve(ablation.bundle))
+
+
+def folder_digest(folder: Path | None) -> str | None:
+    """Tells folders apart: how many files there are, and a digest of their names and sizes; None for no folder."""
+    if folder is None:
+        return None
+    found = hashlib.blake2b(digest_size=6)
+    # Cards and licences of a bundle say nothing of what it computes.
+    told = (".md", ".txt", ".py", ".pyc")
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix not in told)
+    for path in files:
+        found.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
+    return f"{len(files)} files, {found.hexdigest()}"
+
+
+def check_work(ablation: Ablation, adopt: bool = False) -> None:
+    """Notes in `out/ablation.json` what the trainings there are made with.
+
+    adopt: take trainings of which nothing is noted as made with these settings; the report says so.
+
+    Raises UserError for trainings that were made with other settings, naming one, or of which nothing is noted.
+    """
+    path, now = ablation.out / NOTED, made_with(ablation)
+    if ablation.out.exists() and not ablation.out.is_dir():
+        raise UserError(f"{ablation.out}: is a file; give a folder as out=…")
+    if path.is_file():
+        noted = json.loads(path.read_text(encoding="utf-8"))["made_with"]
+        for name in sorted(noted.keys() | now.keys()):
+            if noted.get(name) != now.get(name):
+                raise UserError(
+                    f"{path}: the trainings here were made with {name}={noted.get(name)}, not {now.get(name)}; "
+                    f"set it back, or choose another out"
+                )
+        return
+    there = (ablation.out / "runs").is_dir() or (ablation.out / "data").is_dir()
+    if there and not adopt:
+        raise UserError(
+            f"{path}: is not there, so nobody knows what the trainings here were made with; if it was these settings, "
+            f"say so with --adopt, else choose another out"
+        )
+    ablation.out.mkdir(parents=True, exist_ok=True)
+    replace_file(path, (json.dumps({"made_with": now, "adopted": there}, indent=1) + "\n").encode())
+
+
+def was_adopted(ablation: Ablation) -> bool:
+    """Whether the settings of the trainings were stated afterwards, not noted when they began."""
+    path = ablation.out / NOTED
+    return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8"))["adopted"])
 
 
 def folder(ablation: Ablation, run: Run) -> Path:
@@ -190,16 +287,13 @@ def folder(ablation: Ablation, run: Run) -> Path:
 def bundle_config(ablation: Ablation) -> dict[str, Any]:
     """Settings of the bundle that everything but the networks comes from."""
     from hallo3.bundles.index import read_index
-    from hallo3.bundles.places import resolve
 
-    return dict(read_index(resolve(ablation.bundle)).config)
+    return dict(read_index(resolve_bundle(ablation)).config)
 
 
 def networks_of(ablation: Ablation, run: Run) -> nn.ModuleDict:
     """New networks of a run, ready to be trained: of the bundle's sizes, but for those that the ablation gives."""
-    from hallo3.bundles.places import resolve
-
-    known = json.loads((resolve(ablation.bundle) / "transformer" / "config.json").read_text())
+    known = json.loads((resolve_bundle(ablation) / "transformer" / "config.json").read_text())
     known |= ablation.sizes
     shared, conditions = ({name: known[name] for name in names if name in known} for names in (SHARED, NEEDS))
     conditions["speech_conditioning"], conditions["identity_conditioning"] = run.variant.speech, run.variant.identity

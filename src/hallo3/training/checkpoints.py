@@ -91,8 +91,10 @@ class Checkpoint(Mapping[str, Tensor]):
         self.step = int(self._parts[0]["step"])
 
     def __getitem__(self, name: str) -> Tensor:
-        pieces = [part["tensors"][name] for part in self._parts]
-        return pieces[0] if len(pieces) == 1 or pieces[0].ndim == 0 else torch.cat(pieces)
+        first: Tensor = self._parts[0]["tensors"][name]
+        if len(self._parts) == 1 or first.ndim == 0:  # a number is everyone's, or the first process's own
+            return first
+        return torch.cat([part["tensors"][name] for part in self._parts])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts[0]["tensors"])

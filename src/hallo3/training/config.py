@@ -23,7 +23,7 @@ class Lora(BaseModel):
         dropout: Share of inputs that the adapters don't see in training.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     rank: int = Field(default=16, ge=1)
     alpha: float = Field(default=16.0, gt=0)
@@ -39,7 +39,7 @@ class Validation(BaseModel):
         count: Clips. seconds: of each, at most. steps: sampling steps; the bundle's if not given.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     every: int = Field(ge=1)
     data: Path | None = None
@@ -66,6 +66,7 @@ class Training(Phase):
             process holds all of them.
         validation: Videos on the way; none if not given.
         activation_checkpointing: Compute a layer again when its gradient is due, in place of keeping what it computed.
+        seed: Of new weights, of what is prepared, and of the batches unless `loop.seed` says otherwise.
     """
 
     start: str = "embedded"
@@ -100,11 +101,12 @@ class VaeTraining(BaseModel):
         crop: Side in pixels of most pictures; from four fifths of the steps on every third batch is a whole frame.
         clip_frames: Frames of a clip, 8k + 1: an odd number of latent frames, which is decoded in one piece. The first
             fifth of the steps, and a third after that, are stills.
+        seed: Of new weights, and of the batches unless `loop.seed` says otherwise.
         loss: What it is trained for.
         loop: Steps, optimiser, averaging.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     data: Path
     photographs: Path | None = None

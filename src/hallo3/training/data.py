@@ -16,23 +16,41 @@ from hallo3.studio.dataset import open_dataset
 from hallo3.studio.speech_clips import SAMPLES_PER_FRAME
 from hallo3.training.parallel import rank
 
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+
 
 class Photographs:
     """Photographs as stills of the canvas, cropped, padded, mirrored and recoloured at random.
 
     Args:
-        folder: Images; files that are none are left out.
+        folder: Images; other files are left out, and those that can't be read are too, and named.
         height, width: Canvas in pixels.
+        log: Told of what can't be read; by default lines on stderr, of the first process.
+
+    Raises:
+        UserError: for a folder that can't be read, or without an image that can.
     """
 
-    def __init__(self, folder: Path, height: int = 128, width: int = 192):
+    def __init__(
+        self, folder: Path, height: int = 128, width: int = 192, log: Callable[[str], None] | None = None
+    ) -> None:
         self.height, self.width = height, width
+        try:
+            paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+        except OSError as error:
+            raise UserError(f"{folder}: can't be read ({error.strerror}); give a folder of photographs") from None
         self.images: list[Image.Image] = []
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"):
+        for path in paths:
+            try:
                 image = Image.open(path).convert("RGB")
-                image.thumbnail((400, 400), Image.Resampling.LANCZOS)
-                self.images.append(image)
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                reason = " ".join(str(error).split())[:200]
+                (log or _complain)(f"left out: {path}: can't be read ({reason}); save it again")
+                continue
+            image.thumbnail((400, 400), Image.Resampling.LANCZOS)
+            self.images.append(image)
+        if not self.images:
+            raise UserError(f"{folder}: no photographs that can be read; give a folder with .jpg, .png or .webp files")
 
     def draw(self, random: np.random.Generator) -> np.ndarray:
         """One still, `(H, W, 3)` uint8."""
@@ -65,6 +83,7 @@ class Sample:
     Attributes:
         size: Height and width of the frames, in pixels.
         mouth_box, face_box: `(F, 4)` x, y, w, h in pixels. opening: `(F,)` 0…1.
+        video: What it was cut from, with others; the clip itself where it is all there is.
     """
 
     folder: Path
@@ -72,6 +91,7 @@ class Sample:
     mouth_box: np.ndarray
     face_box: np.ndarray
     opening: np.ndarray
+    video: str
 
     @classmethod
     def open(cls, folder: Path) -> "Sample":
@@ -80,14 +100,15 @@ class Sample:
             with np.load(folder / "truth.npz") as truth:
                 tables = {name: truth[name].astype(np.float32) for name in ("mouth_box", "face_box", "opening")}
             frames, speech = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("frames", "speech"))
-            caption = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["caption"]
-            wrong = _misshapen(frames, speech, tables) + ["caption"] * (not isinstance(caption, str))
+            meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+            wrong = _misshapen(frames, speech, tables) + ["caption"] * (not isinstance(meta["caption"], str))
+            video = meta.get("made_from", {}).get("video", folder.name)
         except Exception as error:  # Readers meet damaged files with almost any exception.
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(f"{folder}: can't be read ({reason}); make this clip again") from None
         if wrong:
             raise UserError(f"{folder}: not what a clip has: {', '.join(wrong)}; make this clip again")
-        return cls(folder, frames.shape[1:3], **tables)
+        return cls(folder, frames.shape[1:3], **tables, video=str(video))
 
     @property
     def frames(self) -> np.ndarray:

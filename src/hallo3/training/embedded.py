@@ -5,17 +5,20 @@ Stages, each resumable: `data` (drawn and photographed clips), `encoders` (speec
 make lies in folders of the same names below DIR.
 """
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import numpy as np
 import torch
 import typer
 from torch import Tensor
 
 from hallo3.errors import UserError
+from hallo3.media.files import replace_file
 from hallo3.networks.lean_vae import make_lean
 from hallo3.training.checkpoints import checkpoints, load_average
 from hallo3.training.data import Photographs, open_samples
@@ -117,17 +120,46 @@ def make_data(recipe: Recipe) -> None:
     )  # fmt: skip
 
 
-def train_encoders(recipe: Recipe) -> None:
-    """Speech, text and face encoders, each with its own objective."""
+def training_photographs(recipe: Recipe) -> Photographs | None:
+    """The labelled photographs of the split train, as stills; None where there are none to learn from.
+
+    They are gathered in the folder `photographs`, so that what was learned from can be looked at.
+    """
+    from hallo3.studio.photographs import find_photographs
+
+    if recipe.portraits is None:
+        return None
+    folder = recipe.work / "photographs"
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {one.path.name: one.path for one in find_photographs(recipe.portraits) if one.label.split == "train"}
+    for path in set(folder.iterdir()) - {folder / name for name in wanted}:
+        path.unlink(missing_ok=True)
+    for name, path in wanted.items():
+        if not (folder / name).is_file():  # several processes may do this at once
+            replace_file(folder / name, path.read_bytes(), alone=False)
+    return Photographs(folder, *CANVAS) if wanted else None
+
+
+def make_speech(recipe: Recipe) -> tuple[Path, Path]:
+    """Folders of speech to learn from, and of voices and recordings to measure on that are in none of it."""
     from hallo3.studio.speech_clips import write_speech
     from hallo3.studio.voices import recordings
+
+    recorded = recordings(recipe.recordings) if recipe.recordings else ()
+    spoken, unheard = recipe.work / "spoken", recipe.work / "spoken-unheard"
+    write_speech(spoken, recipe.speeches, "train", recorded)
+    write_speech(unheard, max(1, recipe.speeches // 10), "test", recorded)
+    return spoken, unheard
+
+
+def train_encoders(recipe: Recipe) -> None:
+    """Speech, text and face encoders, each with its own objective."""
     from hallo3.training import encoders
 
     torch.set_num_threads(recipe.processes)
     parts, seed, threads = recipe.work / "parts", recipe.seed, recipe.processes
-    recorded = recordings(recipe.recordings) if recipe.recordings else ()
-    write_speech(recipe.work / "spoken", recipe.speeches, "train", recorded)
-    encoders.speech(recipe.work / "spoken", parts, steps=recipe.encoder_steps, seed=seed, threads=threads)
+    spoken, unheard = make_speech(recipe)
+    encoders.speech(spoken, parts, held_out=unheard, steps=recipe.encoder_steps, seed=seed, threads=threads)
     encoders.text(parts, count=recipe.captions, steps=recipe.encoder_steps, seed=seed, threads=threads)
     encoders.draw(recipe.work / "faces", people=recipe.people)
     for train in (encoders.locator, encoders.face):
@@ -140,7 +172,7 @@ def train_encoders(recipe: Recipe) -> None:
 def train_the_vae(recipe: Recipe) -> None:
     """The VAE, then its scale."""
     samples = open_samples(recipe.work / "data")
-    photographs = Photographs(recipe.portraits, *CANVAS) if recipe.portraits else None
+    photographs = training_photographs(recipe)
     vae = make_vae(seed=recipe.seed)
     start_vae(vae, still_pictures(samples, photographs, 120, recipe.seed))
     draw = vae_batches(samples, photographs, recipe.vae_loop.steps)
@@ -155,7 +187,7 @@ def train_the_decoder(recipe: Recipe) -> None:
     from diffusers import AutoencoderKLCogVideoX
 
     samples = open_samples(recipe.work / "data")
-    photographs = Photographs(recipe.portraits, *CANVAS) if recipe.portraits else None
+    photographs = training_photographs(recipe)
     vae: Any = make_lean(AutoencoderKLCogVideoX.from_pretrained(recipe.work / "vae"))
     vae.encoder.requires_grad_(False)
     steps = recipe.decoder_loop.steps
@@ -228,8 +260,32 @@ def write_bundle(recipe: Recipe) -> None:
         "speech_scale": 2.5,
         "text_scale": 1.0,
     }
-    save_components(recipe.work / "bundle", components, config, max_shard_size="8MB", dtype=torch.bfloat16)
+    save_components(
+        recipe.work / "bundle", components, config, max_shard_size="8MB", dtype=torch.bfloat16,
+        notes={"_hallo3_training": training_notes(recipe)},
+    )  # fmt: skip
     say(f"wrote {recipe.work / 'bundle'}")
+
+
+def training_notes(recipe: Recipe) -> dict[str, Any]:
+    """What the weights come from, for the bundle's index and card: command, data, steps and minutes."""
+    data = recipe.work / "data"
+    settings = json.loads((data / "dataset.json").read_text()) if (data / "dataset.json").is_file() else {}
+    notes: dict[str, Any] = {
+        "command": f"python -m hallo3.training.embedded all --seed {recipe.seed} --processes {recipe.processes}",
+        "clips": sum(path.name.isdigit() for path in data.glob("*")),
+    }
+    notes |= {name: value for name, value in settings.items() if value is not None}
+    if (recipe.work / "photographs").is_dir():
+        notes["photographs_of_the_vae"] = sum(1 for _ in (recipe.work / "photographs").iterdir())
+    for name in ("vae/checkpoints", "decoder/checkpoints", "warmup", "speech"):
+        metrics = recipe.work / name / "metrics.jsonl"
+        if metrics.is_file():
+            rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+            steps = [0, *(int(row["step"]) for row in rows)]
+            took = sum(row["seconds"] * count for row, count in zip(rows, np.diff(steps), strict=True))
+            notes[name.split("/")[0]] = f"{steps[-1]} steps, {took / 60:.1f} minutes"
+    return notes
 
 
 STAGES: dict[str, Callable[[Recipe], None]] = {

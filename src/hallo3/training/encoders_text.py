@@ -50,14 +50,18 @@ def draw_captions(count: int, seed: int = 0) -> list[str]:
     """`count` captions of drawn people (`studio.captions`); the same seed gives the same ones."""
     from hallo3.studio.captions import caption
     from hallo3.studio.identity import Identity
-    from hallo3.studio.performance import performance
-    from hallo3.studio.scene import Scene
+    from hallo3.studio.performance import CAMERAS, performance
+    from hallo3.studio.scene import LIGHTS, Scene
 
     captions = []
     for index in range(count):
-        random = np.random.default_rng([seed, index])
-        moment = performance(random, np.zeros(2), np.full(2, 0.5))
-        captions.append(caption(random, Identity.sample(random), Scene.sample(random), moment))
+        random, further = (np.random.default_rng([seed, index, *more]) for more in ((), (1,)))
+        # Two seconds: what a camera does is seen over time.
+        light, camera = (
+            str(further.choice(kinds)) if further.random() < 0.3 else kinds[0] for kinds in (LIGHTS, CAMERAS)
+        )
+        moment = performance(random, np.zeros(50), np.full(50, 0.5), None, camera)
+        captions.append(caption(random, Identity.sample(random), Scene.sample(random, lighting=light), moment))
     return captions
 
 

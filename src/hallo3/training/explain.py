@@ -5,24 +5,23 @@ operations and what is kept for gradients are counted and not guessed.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hallo3.bundles.index import read_index
 from hallo3.bundles.layout import check_bundle
-from hallo3.bundles.parts import part_class
 from hallo3.bundles.places import resolve
+from hallo3.networks.lean_vae import make_lean
 from hallo3.runtime.operations import measured_speed
 from hallo3.training.config import Training, VaeTraining
+from hallo3.training.data import open_samples
 from hallo3.training.loop import LoopSettings
-from hallo3.training.lora import add_adapters
-from hallo3.training.phases import NETWORKS, choose_parameters
+from hallo3.training.run import check_sizes, empty_components, halve_frozen, training_networks
 from hallo3.training.vae import EMBEDDED_VAE, make_vae
 
 LAYER = re.compile(r"\.transformer_blocks\.\d+\.")
@@ -49,6 +48,8 @@ class Explanation:
         operations: Of a step, forward and backward, in one process.
         seconds: Of a step if every operation ran as fast as a large product of matrices here: it takes longer.
         steps: Of the whole training.
+        processes: That train together; weights and memory are what each of them holds.
+        clip: What a step of one process sees, in words.
     """
 
     groups: tuple[Group, ...]
@@ -60,50 +61,51 @@ class Explanation:
     operations: int
     seconds: float
     steps: int
+    processes: int
+    clip: str
 
 
-def empty_networks(start: str) -> tuple[nn.ModuleDict, dict[str, Any]]:
-    """Denoiser and reference network, if it has one, of a bundle without numbers, and the bundle's configuration.
+def explain(training: Training | VaeTraining, device: torch.device, processes: int = 1) -> Explanation:
+    """Counts what a step of the training takes, in each of so many processes; of a hub's bundle it fetches no weights.
 
-    Raises UserError for an unknown bundle or one without them.
+    Raises UserError where the training would, as far as can be told without loading: for a bundle, an expression that
+    names no parameter, or, if the data is there already, clips that don't fit.
     """
-    folder = resolve(start, parts=("transformer", "reference_network"))
-    check_bundle(folder, ("transformer", "reference_network"))
-    index = read_index(folder)
-    networks = nn.ModuleDict()
-    for name, part in NETWORKS.items():
-        if part not in index.parts:
-            continue
-        network = part_class(index.parts[part])
-        with torch.device("meta"):
-            networks[name] = network.from_config(network.load_config(folder / part))
-    return networks, dict(index.config)
-
-
-def explain(training: Training | VaeTraining, device: torch.device) -> Explanation:
-    """Counts what a step of the training takes. Raises UserError as `empty_networks` and `choose_parameters`."""
     if isinstance(training, VaeTraining):
-        return _explain_vae(training, device)
-    networks, config = empty_networks(training.start)
-    trained = choose_parameters(networks, training)
-    if training.lora is not None:
-        trained = add_adapters(networks, training.lora)
-    total = sum(p.numel() for p in networks.parameters())
-    if training.activation_checkpointing:
-        for network in networks.values():
-            cast(Any, network).enable_gradient_checkpointing()
-    operations, activations = _count_step(networks, config, training)
+        return _explain_vae(training, device, processes)
+    components, config = empty_components(training.start)
+    with torch.device("meta"):
+        networks = training_networks(components, training, lambda line: None)
+    size = config["sample_height"], config["sample_width"]
+    if training.data.is_dir():
+        samples = open_samples(training.data)
+        check_sizes(networks["denoiser"], samples, training.clip_frames, config["text_length"])
+        size = max((sample.size for sample in samples), key=lambda one: one[0] * one[1])
+    trained = _numbers(p for p in networks.parameters() if p.requires_grad)
+    vae = make_lean(components["vae"]).requires_grad_(False)
+    frozen = _numbers(p for p in networks.parameters() if not p.requires_grad)
+    operations, activations = _count_step(networks, vae, size, config["text_length"], training)
+    operations *= training.loop.accumulate
+    share = processes if training.spread else 1
+    if share == 1:
+        halve_frozen(networks, training)
     return Explanation(
-        groups=_groups(networks),
+        groups=_groups(nn.ModuleDict({**networks, "vae": vae})),
         trained=trained,
-        frozen=total - trained,
-        weights=4 * total,
-        optimizer=_per_number(training.loop) * trained,
+        frozen=frozen + _numbers(vae.parameters()),
+        weights=sum(p.nbytes for p in networks.parameters()) // share + sum(p.nbytes for p in vae.parameters()),
+        optimizer=_per_number(training.loop) * trained // share,
         activations=activations // (2 if training.precision == "bfloat16" else 1),
         operations=operations,
         seconds=operations / measured_speed(device, training.precision),
         steps=training.loop.steps,
+        processes=processes,
+        clip=f"{training.batch * training.loop.accumulate} of {training.clip_frames} frames, {size[0]}×{size[1]}",
     )
+
+
+def _numbers(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(p.numel() for p in parameters)
 
 
 def _per_number(loop: LoopSettings) -> int:
@@ -111,7 +113,7 @@ def _per_number(loop: LoopSettings) -> int:
     return 4 + 4 + (8 if loop.optimizer == "adamw" else 4)
 
 
-def _explain_vae(training: VaeTraining, device: torch.device) -> Explanation:
+def _explain_vae(training: VaeTraining, device: torch.device, processes: int) -> Explanation:
     """The same for a VAE; the step counted is one of a cropped clip."""
     vae = _empty_vae(training)
     total = sum(p.numel() for p in vae.parameters())
@@ -121,7 +123,7 @@ def _explain_vae(training: VaeTraining, device: torch.device) -> Explanation:
         result = vae.decoder(latents)[0]
         activations = sum(kept.values())
         result.square().mean().backward()
-    operations = counter.get_total_flops()
+    operations = counter.get_total_flops() * training.loop.accumulate
     return Explanation(
         groups=_groups(nn.ModuleDict({"vae": vae})),
         trained=total,
@@ -132,6 +134,8 @@ def _explain_vae(training: VaeTraining, device: torch.device) -> Explanation:
         operations=operations,
         seconds=operations / measured_speed(device, "float32"),
         steps=training.loop.steps,
+        processes=processes,
+        clip=f"{training.loop.accumulate} of {training.clip_frames} frames, {training.crop}×{training.crop}",
     )
 
 
@@ -141,8 +145,8 @@ def _empty_vae(training: VaeTraining) -> Any:
     with torch.device("meta"):
         if training.start is None:
             return make_vae(EMBEDDED_VAE | training.sizes)
-        folder = resolve(training.start, parts=("vae",))
-        check_bundle(folder, ("vae",))
+        folder = resolve(training.start, parts=("vae",), weights=False)
+        check_bundle(folder, ("vae",), weights=False)
         return AutoencoderKLCogVideoX.from_config(AutoencoderKLCogVideoX.load_config(folder / "vae"))
 
 
@@ -158,10 +162,15 @@ def _groups(networks: nn.ModuleDict) -> tuple[Group, ...]:
     return tuple(Group(name, trained, frozen) for name, (trained, frozen) in counts.items())
 
 
-def _count_step(networks: nn.ModuleDict, config: dict[str, Any], training: Training) -> tuple[int, int]:
-    """Operations of forward and backward, and bytes kept for the latter, of one step in float32."""
+def _count_step(
+    networks: nn.ModuleDict, vae: Any, size: tuple[int, int], length: int, training: Training
+) -> tuple[int, int]:
+    """Operations of a batch, and bytes kept for its gradients, in float32: what `phase_loss` computes.
+
+    size: Of its clips, height and width. length: of the text.
+    """
     count, frames = training.batch, training.clip_frames
-    rows, columns, length = config["sample_height"] // 8, config["sample_width"] // 8, config["text_length"]
+    rows, columns = size[0] // 8, size[1] // 8
     denoiser: Any = networks["denoiser"]
     sizes = denoiser.config
 
@@ -171,6 +180,7 @@ def _count_step(networks: nn.ModuleDict, config: dict[str, Any], training: Train
     text = empty(length, sizes.text_embed_dim)
     windows = empty(frames, sizes.speech_window, sizes.speech_blocks, sizes.speech_channels)
     with FlopCounterMode(display=False) as counter, _kept(networks) as kept:
+        vae.encoder(empty(3, 1 + training.motion_frames, *size))
         features = None
         if denoiser.identity.reference:
             features = networks["reference_network"](empty(1, sizes.in_channels, rows, columns), text)

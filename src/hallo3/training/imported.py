@@ -27,7 +27,7 @@ from hallo3.media.files import replace_file, require_file, writing
 from hallo3.media.sound import read_speech
 from hallo3.media.video import probe, stream_frames
 from hallo3.studio.articulation import Articulation, articulation
-from hallo3.studio.dataset import check_settings, write_clip
+from hallo3.studio.dataset import alone_in, check_settings, embed_face, write_clip
 from hallo3.studio.speech_clips import SAMPLES_PER_FRAME
 
 Size = tuple[int, int]  # height, width in pixels
@@ -113,15 +113,15 @@ class _Video:
         caption, speech = read_caption(captions / f"{path.stem}.txt"), _speech_from_first_frame(path)
         return cls(path, caption, speech, articulation(speech))
 
-    def write(self, folder: Path, start: int, pixels: np.ndarray, boxes: np.ndarray) -> None:
-        """Writes the clip that begins at frame `start`. boxes: (F, 4) of the face."""
+    def write(self, folder: Path, start: int, pixels: np.ndarray, boxes: np.ndarray, face: np.ndarray) -> None:
+        """Writes the clip that begins at frame `start`. boxes: (F, 4) of the face. face: (c,) its embedding."""
         end = start + len(pixels)
         truth = {name: getattr(self.movement, name)[start:end] for name in HEARD}
         truth |= {"face_box": boxes, "mouth_box": estimate_mouth(boxes)}
         made_from = {"video": self.path.name, "start": start / FPS, "estimated": [*HEARD, "face_box", "mouth_box"]}
         meta = {"caption": self.caption, "identity": f"video-{self.path.stem}", "source": "video"}
         speech = self.speech[start * SAMPLES_PER_FRAME : end * SAMPLES_PER_FRAME]
-        write_clip(folder, pixels, speech, truth, meta | {"made_from": made_from})
+        write_clip(folder, pixels, speech, truth, meta | {"made_from": made_from}, face)
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,10 @@ class _Importer:
     frames: int
 
     def open_dataset(self, source: Path) -> dict[str, Outcome]:
-        """Makes the dataset if it is not there, and reads what became of videos before, by their names.
+        """Notes what the dataset is made with, and reads what became of videos before, by their names.
 
         Raises UserError for one that was made otherwise or is damaged, OSError for one that can't be written.
         """
-        self.out.mkdir(parents=True, exist_ok=True)
         sizes = [f"{height}x{width}" for height, width in self.sizes]
         settings = {"videos": str(source.resolve()), "frames": self.frames, "sizes": sizes}
         check_settings(self.out / "dataset.json", settings)
@@ -165,7 +164,7 @@ class _Importer:
                 if boxes is None:
                     outcome.faceless.append(start / FPS)
                     continue
-                video.write(folder, start, pixels, boxes)
+                video.write(folder, start, pixels, boxes, embed_face(self.analyzer, pixels[0], boxes[0]))
             outcome.clips += 1
         if not outcome.clips and not outcome.faceless:
             raise UserError(f"{path}: picture and sound last less than a clip, {self.frames} frames at {FPS} a second")
@@ -201,7 +200,7 @@ def import_videos(
     # The analyser loads its models when it first looks: what they lack is said here, and not of every video.
     analyzer.detect(np.zeros((*sizes[0], 3), np.uint8))
     importer, notes = _Importer(out, analyzer, sizes, frames), list[str]()
-    with writing(out, "what is written stays: make room, then give the command again"):
+    with alone_in(out), writing(out, "what is written stays: make room, then give the command again"):
         outcomes = importer.open_dataset(folder)
         for done, path in enumerate(videos):
             outcome = outcomes.setdefault(path.name, Outcome(path.name, len(outcomes)))

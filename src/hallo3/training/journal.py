@@ -1,5 +1,6 @@
 """What a training writes down: metrics.jsonl always, TensorBoard where it is installed, Weights & Biases when asked."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -9,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hallo3.errors import UserError
+from hallo3.media.files import writing
 from hallo3.training.parallel import rank
 
 HIDDEN = ("step", "seconds")
+KEPT = "the last checkpoint stays: make room, then start again, and the training goes on from there"
 
 
 class Journal:
@@ -31,9 +34,10 @@ class Journal:
         self._run: Any = None
         if rank():
             return
-        if self.file.exists():
-            _cut(self.file, step)
-        self._board = _tensorboard(folder / "tensorboard", step)
+        with writing(self.file, KEPT):
+            if self.file.exists():
+                _cut(self.file, step)
+            self._board = _tensorboard(folder / "tensorboard", step)
         if wandb is not None:
             self._run = _wandb(wandb, folder)
 
@@ -41,9 +45,10 @@ class Journal:
         """Adds a row; it has a `step`."""
         if rank():
             return
-        with self.file.open("a") as file:
-            file.write(json.dumps({name: float(f"{value:.6g}") for name, value in row.items()}) + "\n")
         numbers = {name: value for name, value in row.items() if name != "step"}
+        brief = {name: float(f"{value:.6g}") for name, value in numbers.items()}
+        with writing(self.file, KEPT), self.file.open("a") as file:
+            file.write(json.dumps({"step": int(row["step"]), **brief}) + "\n")
         if self._board is not None:
             for name, value in numbers.items():
                 self._board.add_scalar(name, value, int(row["step"]))
@@ -63,9 +68,10 @@ class Journal:
         """Draws the curves and closes what is open."""
         if rank():
             return
-        plot(self.file)
-        if self._board is not None:
-            self._board.close()
+        with writing(self.file, KEPT):
+            plot(self.file)
+            if self._board is not None:
+                self._board.close()
         if self._run is not None:
             self._run.finish()
 
@@ -124,10 +130,20 @@ def _tensorboard(folder: Path, step: int) -> Any:
     return SummaryWriter(str(folder), purge_step=step + 1)
 
 
+def check_wandb(project: str | None) -> None:
+    """Raises UserError for a project of Weights & Biases where that is not installed."""
+    if project is not None:
+        try:
+            import wandb  # noqa: F401
+        except ImportError as error:
+            raise UserError("wandb: not installed; pip install wandb, or leave the setting out") from error
+
+
 def _wandb(project: str, folder: Path) -> Any:
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError("wandb: not installed; pip install wandb, or leave the setting out") from error
-    # The same folder is the same run, also after it was stopped.
-    return wandb.init(project=project, dir=str(folder), id=folder.resolve().name, resume="allow")
+    check_wandb(project)
+    import wandb
+
+    # The same folder is the same run, also after it was stopped; many folders are called alike.
+    place = folder.resolve()
+    number = hashlib.blake2b(str(place).encode(), digest_size=4).hexdigest()
+    return wandb.init(project=project, dir=str(folder), name=place.name, id=f"{place.name}-{number}", resume="allow")

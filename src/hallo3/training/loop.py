@@ -8,18 +8,17 @@ batch and gradients are averaged (`parallel.py`).
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from hallo3.durations import clock
 from hallo3.errors import UserError
 from hallo3.training.checkpoints import (
     Checkpoint,
@@ -32,9 +31,10 @@ from hallo3.training.checkpoints import (
 )
 from hallo3.training.journal import Journal
 from hallo3.training.muon import Muon
-from hallo3.training.parallel import average_gradients, gather, mean, rank, whole
+from hallo3.training.parallel import alone, average_gradients, gather, mean, rank, whole
 
 Log = Callable[[str], None]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class LoopSettings(BaseModel):
@@ -49,30 +49,35 @@ class LoopSettings(BaseModel):
         clip: Largest norm of the gradient.
         accumulate: Batches of each process whose gradients make one step, one after the other.
         ema: Decay of the averaged weights; shorter at the start, so that the first weights are forgotten.
+        seed: Of the batches, their noise and what is dropped; that of the training unless given.
         save_every, log_every: Steps between checkpoints and between printed lines. keep: checkpoints that stay.
         wandb: Project of Weights & Biases that the numbers go to as well; none unless named.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     steps: int = Field(ge=1)
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
     muon_rate: float = Field(default=1e-2, gt=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     warmup: int = Field(default=100, ge=0)
     schedule: Literal["constant", "cosine"] = "cosine"
-    final_rate: float = 0.02
+    final_rate: float = Field(default=0.02, ge=0, le=1)
     clip: float = Field(default=1.0, gt=0)
     accumulate: int = Field(default=1, ge=1)
     ema: float = Field(default=0.995, ge=0, lt=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     save_every: int = Field(default=200, ge=1)
     log_every: int = Field(default=20, ge=1)
     keep: int = Field(default=2, ge=1)
     wandb: str | None = None
+
+    def seeded(self, seed: int) -> "LoopSettings":
+        """These, with the training's seed where none is given."""
+        return self if "seed" in self.model_fields_set else self.model_copy(update={"seed": seed})
 
     def rate(self, step: int) -> float:
         """Share of the highest learning rate at `step`."""
@@ -152,43 +157,29 @@ class Loop:
         self.optimizers = make_optimizers(self.parameters, settings)
         self.average = Average(self.parameters, settings.ema)
         self.step = 0
-        folder.mkdir(parents=True, exist_ok=True)
+        self.recent: list[dict[str, float]] = []  # numbers of the steps since the last line; a checkpoint holds them
+        self.journal: Journal  # opened when it runs: what is there may be another training's until then
         self._load()
-        self.journal = Journal(folder, self.step, settings.wandb)
 
     def run(self, until: int | None = None) -> None:
         """Trains up to step `until` (all of them by default), then leaves a checkpoint.
 
         Raises UserError while another training writes to the folder, and when a loss is no number.
         """
-        with self._alone():
+        with alone(self.folder):
+            self.journal = Journal(self.folder, self.step, self.settings.wandb)
             self._run(until)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keeps a second training out of the folder: both would write checkpoints of one name."""
-        lock = FileLock(self.folder / "training.lock")
-        try:
-            if rank() == 0:
-                lock.acquire(timeout=0)
-        except Timeout as error:
-            raise UserError(
-                f"{self.folder}: another training writes there; wait for it, or use another folder"
-            ) from error
-        with lock if rank() == 0 else nullcontext():
-            yield
 
     def _run(self, until: int | None) -> None:
         end = self.settings.steps if until is None else min(until, self.settings.steps)
-        recent: list[tuple[float, dict[str, float], float]] = []
         while self.step < end:
             began = time.monotonic()
             loss, numbers, norm = self._take_step()
             self.step += 1
-            recent.append((loss, numbers, time.monotonic() - began))
-            if self.step % self.settings.log_every == 0 or self.step == end:
-                self._report(recent, norm)
-                recent = []
+            self.recent.append({"loss": loss, **numbers, "seconds": time.monotonic() - began})
+            if self.step % self.settings.log_every == 0 or self.step == self.settings.steps:
+                self._report(norm)
+                self.recent = []
             if self.step % self.settings.save_every == 0 or self.step == end:
                 self.save()
             if self.after is not None:
@@ -244,21 +235,24 @@ class Loop:
             + "; look at the clips, lower the learning rate, and start again: it goes on from the last checkpoint"
         )  # fmt: skip
 
-    def _report(self, recent: list[tuple[float, dict[str, float], float]], norm: float) -> None:
-        seconds = sum(entry[2] for entry in recent) / len(recent)
-        row: dict[str, Any] = {"step": self.step, "loss": sum(entry[0] for entry in recent) / len(recent)}
-        names = dict.fromkeys(name for entry in recent for name in entry[1])
-        row |= {name: float(np.mean([e[1][name] for e in recent if name in e[1]])) for name in names}
+    def _report(self, norm: float) -> None:
+        """Means over the steps since the last line, written down and told."""
+        names = dict.fromkeys(name for entry in self.recent for name in entry)
+        means = {name: float(np.mean([entry[name] for entry in self.recent if name in entry])) for name in names}
+        seconds = means.pop("seconds")
+        row: dict[str, Any] = {"step": self.step, **means}
         row |= {"gradient": norm, "rate": self.settings.rate(self.step - 1), "seconds": seconds}
         self.journal.write(row)
-        left = (self.settings.steps - self.step) * seconds / 60
+        left = clock((self.settings.steps - self.step) * seconds)
         shown = " ".join(f"{name} {value:.4f}" for name, value in row.items() if name not in ("step", "seconds"))
         if rank() == 0:
-            self.log(f"{self.step}/{self.settings.steps} {shown} {seconds:.2f} s/step, {left:.0f} min left")
+            self.log(f"{self.step}/{self.settings.steps} {shown} {seconds:.2f} s/step, {left} left")
 
     def _state(self) -> State:
         state: State = {f"parameters/{name}": value for name, value in self.parameters.items()}
         state |= {f"average/{name}": value for name, value in self.average.values.items()}
+        for number, entry in enumerate(self.recent):
+            state |= {f"recent/{number}/{name}": torch.tensor(x, dtype=torch.float64) for name, x in entry.items()}
         return state | optimizer_state(self.optimizers)
 
     def save(self) -> None:
@@ -277,6 +271,11 @@ class Loop:
             put(parameter, saved[f"parameters/{name}"])
             put(self.average.values[name], saved[f"average/{name}"])
         load_optimizers(self.optimizers, saved)
+        for name in saved.below("recent"):
+            number, key = name.split("/")
+            if int(number) == len(self.recent):
+                self.recent.append({})
+            self.recent[int(number)][key] = float(saved[f"recent/{name}"])
         self.step = saved.step
         if rank() == 0:
             self.log(f"goes on from {saved.path.name}")

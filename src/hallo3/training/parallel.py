@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
@@ -72,6 +73,47 @@ def gather(value: Any) -> list[Any]:
     found: list[Any] = [None] * processes()
     dist.all_gather_object(found, value)
     return found
+
+
+def together(action: Callable[[], None]) -> None:
+    """Does something in every process. A UserError of one is raised in all, so that none waits for it in vain."""
+    problem = None
+    try:
+        action()
+    except UserError as error:
+        problem = str(error)
+    told = [entry for entry in gather(problem) if entry is not None]
+    if told:
+        raise UserError(told[0])
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps other trainings out of a folder, which is made: they would write files of the same names.
+
+    Every process must call it; inside itself it changes nothing. Raises UserError in all of them while another training
+    is there, or when the folder can't be made.
+    """
+    # One object for one place, so that who holds it may take it again.
+    lock = FileLock(folder.resolve() / "training.lock", is_singleton=True)
+
+    def take() -> None:
+        if rank():
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(f"{folder}: another training writes there; wait for it, or use another folder") from error
+        except OSError as error:
+            raise UserError(f"{folder}: can't be written to ({error.strerror}); give another folder") from error
+
+    together(take)
+    try:
+        yield
+    finally:
+        if rank() == 0:
+            lock.release()
 
 
 @torch.no_grad()

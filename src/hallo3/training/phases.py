@@ -2,10 +2,10 @@
 
 import re
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from hallo3.conditions.motion import mask_pixels
@@ -17,10 +17,22 @@ NETWORKS = {"denoiser": "transformer", "reference_network": "reference_network"}
 """The networks that are trained, by the names that `trains` uses, and what they are called in a bundle."""
 
 
+def _compiles(expression: str) -> str:
+    try:
+        re.compile(expression)
+    except re.error as error:
+        raise ValueError(f"{expression!r} is no regular expression: {error}") from None
+    return expression
+
+
+Expression = Annotated[str, AfterValidator(_compiles)]
+"""A regular expression."""
+
+
 class Drops(BaseModel):
     """How often a condition is left out, so that it can be guided: chances per sample (published values)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     text: float = Field(default=0.1, ge=0, le=1)
     image_latents: float = Field(default=0.05, ge=0, le=1)
@@ -52,14 +64,14 @@ class Phase(BaseModel):
         loop: Steps, optimiser, averaging.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    trains: tuple[str, ...]
-    frozen: tuple[str, ...] = ()
+    trains: tuple[Expression, ...] = Field(min_length=1)
+    frozen: tuple[Expression, ...] = ()
     speech: bool
     drops: Drops = Drops()
-    motion_frames: int = Field(default=2, ge=1)
-    motion_noise: tuple[float, float] | tuple[()] = (-3.0, 0.5)
+    motion_frames: Literal[1, 2, 4] = 2
+    motion_noise: tuple[Annotated[float, Field(le=3)], Annotated[float, Field(ge=0)]] | tuple[()] = (-3.0, 0.5)
     motion_mask: float = Field(default=0.1, ge=0, le=1)
     opening: float = Field(default=0.0, ge=0, le=1)
     caption_for_reference: bool = True

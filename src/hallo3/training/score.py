@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..errors import UserError
 from ..evaluation.motion import clip_borders
 from ..media.files import ensure_writable
 from . import score_drawn as drawn
@@ -42,7 +43,7 @@ class Extent:
     poses: int = 3
     pairs: int = 7
     long_count: int = 1
-    long: float = 20.0
+    long: float = 60.0
 
     @property
     def videos(self) -> int:
@@ -75,7 +76,7 @@ def score_bundle(
 
     Args:
         json_file: Where the table goes; `out/scores.json` if not given.
-        photographs: Folder of photographs that were not trained on; None leaves their scores out.
+        photographs: Folder of photographs, of which those to train on are left out; None leaves their scores out.
         recordings: Folder of recordings to speak now and then, or always where no synthesiser is installed.
         progress: Called with the videos made and the videos to make.
 
@@ -87,6 +88,10 @@ def score_bundle(
 
     if json_file is not None:
         ensure_writable(json_file, ".json")
+    if any(place.exists() and not place.is_dir() for place in (out, *out.parents)):
+        raise UserError(
+            f"{out}: the contact sheets go to a folder, and this is a file, or in one; choose another --out"
+        )
     out.mkdir(parents=True, exist_ok=True)
     pictures = [] if photographs is None else find_pictures(photographs)
     material, pipeline = Material.find(recordings), Hallo3Pipeline.from_pretrained(bundle)
@@ -110,18 +115,13 @@ def score_bundle(
 def _drawn_scores(
     pipeline: Any, material: Any, extent: Extent, out: Path, told: Callable[..., Iterator[Any]]
 ) -> Scores:
-    from ..bundles.places import embedded_bundle
-    from ..networks.faces import FaceEncoder
-
-    # The meter is the same for every bundle, whatever a bundle conditions its own faces on.
-    encoder = FaceEncoder.from_pretrained(embedded_bundle() / "face_encoder" / "encoder").eval()
     borders = clip_borders(round(extent.seconds * FPS), pipeline.config.num_frames, pipeline.config.motion_frames)
     shown: list[NDArray[np.uint8]] = []
 
     def read(case: Case) -> drawn.ReadCase:
         if len(shown) < 2 * SHEET:
             shown.extend((case.truth.frames, case.frames))
-        return drawn.read_case(case, encoder, borders)
+        return drawn.read_case(case, borders)
 
     def cases(first: int, number: int, seconds: float, **wishes: Any) -> Iterator[Case]:
         return told(drawn_cases(pipeline, first, number, seconds, material, **wishes))
@@ -132,7 +132,7 @@ def _drawn_scores(
         scores |= drawn.view_scores(name, cases(2000 + 100 * index, extent.poses, extent.seconds, style=style))
     scores |= drawn.still_scores(cases(1000, extent.still, STILL_SECONDS, dynamic=False))
     scores |= drawn.text_scores(told(prompt_pairs(pipeline, 3000, extent.pairs, material), each=2))
-    return scores | drawn.long_scores(cases(4000, extent.long_count, extent.long), encoder)
+    return scores | drawn.long_scores(cases(4000, extent.long_count, extent.long))
 
 
 def _photograph_scores(

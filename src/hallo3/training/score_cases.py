@@ -3,7 +3,7 @@
 Everything that is drawn here depends on its seed alone, so two bundles are measured on the same cases.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..evaluation.identity import face_embeddings
-from ..evaluation.meters import Floats, MouthMeter, partial_correlation
+from ..evaluation.identity import face_features
+from ..evaluation.meters import CropMeter, Floats, partial_correlation
 from ..evaluation.sync import SyncScore, lip_sync
 from ..evaluation.tracking import FaceTracker, Places
 from ..studio.dataset import Material, Sample, sample
@@ -30,7 +30,12 @@ VIEWS = {"profile": "side", "high view": "high", "low view": "low"}  # names and
 REHEARSED = 64  # frames in which a person is learned
 JITTERS = 8  # times each is seen, moved about
 JITTER = 1.5  # pixels: about what the tracker is off by
-FACES_EVERY = 5  # frames between two that are embedded
+FACES_EVERY = 5  # frames between two whose faces are looked at
+FACE = (24, 20)  # rows and columns in which a face is read
+FACE_RIDGE = 3.0
+LARGEST_BLUR = 2.0  # pixels: a blurred face is the person's all the same
+OTHERS, OTHER_POSES = 8, 8  # people whom a person is told from, and poses of each
+TURNED = 0.35, 0.2  # radians by which yaw and pitch of a head go astray where its pose is learned
 
 
 @dataclass(frozen=True)
@@ -77,41 +82,77 @@ class Person:
         given = np.column_stack([truth.opening, truth.opening**2])
         return Mouth(opening, lip_sync(opening, truth.opening), partial_correlation(width, truth.width, given))
 
-    def faces(self, encoder: Any, frames: NDArray[np.uint8], places: Places) -> Floats:
-        """Embeddings (n, c) of every fifth frame."""
-        boxes = places.carry(self.truth.face_box)
-        return face_embeddings(encoder, frames[::FACES_EVERY], boxes[::FACES_EVERY])
+    def identity(self, frames: NDArray[np.uint8], places: Places) -> Floats:
+        """Who it is (n,) in every fifth frame: about 0 for the person, about 1 for anyone else in the same light."""
+        return self._likeness(frames[::FACES_EVERY], places.carry(self.truth.face_box)[::FACES_EVERY])
 
-    def gallery(self, encoder: Any) -> Floats:
-        """Embeddings (n, c) of the person in the rehearsal's poses."""
-        return face_embeddings(encoder, self.rehearsal.frames, self.rehearsal.face_box)
+    def pose(self, frames: NDArray[np.uint8], places: Places) -> Floats:
+        """Yaw and pitch (n, 2) of the head in every fifth frame, in radians."""
+        return self._pose(frames[::FACES_EVERY], places.carry(self.truth.face_box)[::FACES_EVERY])
+
+    def faces(self, frames: NDArray[np.uint8], places: Places) -> Floats:
+        """Features (n, c) of the face in every fifth frame."""
+        return face_features(frames[::FACES_EVERY], places.carry(self.truth.face_box)[::FACES_EVERY])
 
     @cached_property
-    def _meters(self) -> list[MouthMeter]:
-        shift = np.random.default_rng(0).normal(0, JITTER, (JITTERS * REHEARSED, 2))
-        boxes = np.tile(self.rehearsal.mouth_box, (JITTERS, 1)) + np.pad(shift, ((0, 0), (0, 2)))
+    def _meters(self) -> list[CropMeter]:
+        boxes = np.concatenate([_jittered(self.rehearsal.mouth_box, number) for number in range(JITTERS)])
         frames = [*self.rehearsal.frames] * JITTERS
-        return [MouthMeter(frames, boxes, np.tile(shape, JITTERS)) for shape in (self.opening, self.width)]
+        return [CropMeter(frames, boxes, np.tile(shape, JITTERS)) for shape in (self.opening, self.width)]
+
+    @cached_property
+    def _likeness(self) -> CropMeter:
+        drawn = [self.rehearsal, *(rehearse(self.truth, OTHER_POSES, other=1 + n)[0] for n in range(OTHERS))]
+        values = np.repeat([0.0, 1.0], [REHEARSED, OTHERS * OTHER_POSES])
+        return _face_meter(drawn, values)
+
+    @cached_property
+    def _pose(self) -> CropMeter:
+        turned = rehearse(self.truth, spread=TURNED)[0]
+        drawn = [self.rehearsal, turned]
+        return _face_meter(drawn, np.concatenate([np.stack([one.yaw, one.pitch], axis=1) for one in drawn]))
 
 
-def rehearse(truth: Sample) -> tuple[Rendered, Floats, Floats]:
-    """The person of a drawn sample in `REHEARSED` poses around the sample's view, with openings and widths (n,)."""
-    random = np.random.default_rng([9, truth.meta["seed"]])
-    opening = random.random(REHEARSED) * (random.random(REHEARSED) > 0.2)
-    width = random.normal(0.5, 0.2, REHEARSED).clip(0, 1)
+def _jittered(boxes: Floats, seed: int) -> Floats:
+    """Boxes (n, 4) as far off as the tracker's are."""
+    return boxes + np.pad(np.random.default_rng(seed).normal(0, JITTER, (len(boxes), 2)), ((0, 0), (0, 2)))
 
-    def around(track: Floats, spread: float) -> NDArray[np.float32]:
-        return (track.mean() + random.normal(0, spread, REHEARSED)).astype(np.float32)
+
+def _face_meter(drawn: Sequence[Rendered], values: Floats) -> CropMeter:
+    """Learns from the faces as they are, and from blurred ones: blur says nothing of who it is or where it looks."""
+    from scipy.ndimage import gaussian_filter
+
+    frames = np.concatenate([one.frames for one in drawn])
+    boxes = np.concatenate([one.face_box for one in drawn])
+    sizes = np.random.default_rng(2).uniform(0, LARGEST_BLUR, len(frames))
+    blurred = [gaussian_filter(frame, (size, size, 0)) for frame, size in zip(frames, sizes, strict=True)]
+    both = np.concatenate([_jittered(boxes, seed) for seed in (0, 1)])
+    return CropMeter([*frames, *blurred], both, np.concatenate([values, values]), FACE_RIDGE, FACE)
+
+
+def rehearse(
+    truth: Sample, count: int = REHEARSED, *, spread: tuple[float, float] = (0.12, 0.07), other: int = 0
+) -> tuple[Rendered, Floats, Floats]:
+    """The person of a drawn sample in poses around the sample's view, with openings and widths (count,).
+
+    spread: deviation of yaw and pitch in radians. other: above 0, somebody else in the same place and light.
+    """
+    random = np.random.default_rng([9, truth.meta["seed"], *([other] if other else [])])
+    identity = Identity.sample(random) if other else Identity.from_dict(truth.meta["identity"])
+    opening = random.random(count) * (random.random(count) > 0.2)
+    width = random.normal(0.5, 0.2, count).clip(0, 1)
+
+    def around(track: Floats, deviation: float) -> NDArray[np.float32]:
+        return (track.mean() + random.normal(0, deviation, count)).astype(np.float32)
 
     acted = replace(
         performance(random, opening, width, "conversation"),
-        yaw=around(truth.yaw, 0.12),
-        pitch=around(truth.pitch, 0.07),
+        yaw=around(truth.yaw, spread[0]),
+        pitch=around(truth.pitch, spread[1]),
         roll=around(truth.roll, 0.07),
         body_yaw=around(0.65 * truth.yaw, 0.02),
     )
-    identity, scene = Identity.from_dict(truth.meta["identity"]), Scene.from_dict(truth.meta["scene"])
-    return render(identity, scene, acted, *truth.frames.shape[1:3]), opening, width
+    return render(identity, Scene.from_dict(truth.meta["scene"]), acted, *truth.frames.shape[1:3]), opening, width
 
 
 def drawn_truth(

@@ -1,5 +1,6 @@
 """What the meters say of talking photographs, whose truth nobody knows: what must hold, holds, and the mouth moves."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..evaluation.meters import Floats, structural_similarity
 from ..evaluation.motion import flicker, frame_change, mouth_motion
 from ..evaluation.sync import follows_loudness
 from ..media.images import read_image
+from ..studio.photographs import face_labels
 from .imported import MOUTH
 from .score_table import Score, Scores, over
 
@@ -42,12 +44,19 @@ class Talking:
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """The photographs of a folder. Raises UserError when there are none."""
+    """The photographs of a folder that were not trained on: labelled ones of the test split, and ones without a label.
+
+    Labelled ones are known by their content, whatever they are called. Raises UserError when there are none.
+    """
     kinds = {".jpg", ".jpeg", ".png"}
     pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in kinds) if folder.is_dir() else []
     if not pictures:
         raise UserError(f"{folder}: holds no .jpg or .png; give a folder of photographs")
-    return pictures
+    seen = {label.sha256 for label in face_labels() if label.split == "train"}
+    found = [path for path in pictures if hashlib.sha256(path.read_bytes()).hexdigest() not in seen]
+    if not found:
+        raise UserError(f"{folder}: all {len(pictures)} pictures are ones to train on; give others")
+    return found
 
 
 def talking_photographs(pipeline: Any, pictures: Iterable[Path], speech: NDArray[np.float32]) -> Iterator[Talking]:

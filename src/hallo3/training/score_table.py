@@ -19,6 +19,8 @@ BARS: dict[str, tuple[float | None, float | None]] = {
     "amplitude": (0.7, 1.4),
     "wrong recordings": (None, 0.3),
     "profile sync": (0.7, None),
+    "identity": (None, 0.2),  # shares of the way to somebody else
+    "identity slope": (None, 0.1),  # the same, gone in a minute, beyond the truth's
     "seams": (None, 1.3),
     "text control": (0.9, None),
     "still areas": (0.75, None),

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from hallo3.networks.lean_vae import make_lean
@@ -46,15 +46,15 @@ class VaeSettings(BaseModel):
         shrink: Weight of the mean square of the latents.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    noise: float = 0.08
-    gradients: float = 0.5
-    coarse: float = 0.5
-    colour: float = 2.0
-    changes: float = 0.5
-    mouth: float = 4.0
-    shrink: float = 1e-3
+    noise: float = Field(default=0.08, gt=0)
+    gradients: float = Field(default=0.5, ge=0)
+    coarse: float = Field(default=0.5, ge=0)
+    colour: float = Field(default=2.0, ge=0)
+    changes: float = Field(default=0.5, ge=0)
+    mouth: float = Field(default=4.0, ge=0)
+    shrink: float = Field(default=1e-3, ge=0)
 
 
 Batch = tuple[Tensor, Tensor]

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from hallo3.errors import UserError
+from hallo3.media.files import writing
 from hallo3.training.config import VaeTraining
 from hallo3.training.data import Photographs, Sample, cut_clip, open_samples, to_pixels
+from hallo3.training.journal import KEPT, check_wandb
 from hallo3.training.loop import Log, StepRandom
-from hallo3.training.parallel import barrier, rank
+from hallo3.training.parallel import alone, barrier, rank
 from hallo3.training.vae import EMBEDDED_VAE, Batch, fold_scale, latent_deviations, make_vae, train_vae
 from hallo3.training.vae_start import start_vae
 
@@ -32,10 +34,16 @@ def train_vae_file(training: VaeTraining, log: Log = print, until: int | None = 
     Raises:
         UserError: for data or a start that can't be used.
     """
+    say = log if rank() == 0 else lambda line: None
+    check_wandb(training.loop.wandb)
+    samples = open_samples(training.data)
+    with alone(training.out):
+        return _train_vae_file(training, samples, say, until)
+
+
+def _train_vae_file(training: VaeTraining, samples: list[Sample], say: Log, until: int | None) -> Path:
     from hallo3.bundles.layout import save_components
 
-    say = log if rank() == 0 else lambda line: None
-    samples = open_samples(training.data)
     height, width = samples[0].frames.shape[1:3]
     photographs = None if training.photographs is None else Photographs(training.photographs, height, width)
     for sample in samples:
@@ -44,12 +52,13 @@ def train_vae_file(training: VaeTraining, log: Log = print, until: int | None = 
     vae = _start(training, samples, photographs)
     say(f"trains {sum(p.numel() for p in vae.parameters() if p.requires_grad):,} parameters on {len(samples)} clips")
     draw = vae_batches(samples, photographs, training.loop.steps, training.crop, training.clip_frames)
-    train_vae(vae, draw, training.out, training.loop, training.loss, say, until)
+    train_vae(vae, draw, training.out, training.loop.seeded(training.seed), training.loss, say, until)
     if until is not None and until < training.loop.steps:
         return training.out
     if rank() == 0:
         finish_vae(vae, samples, training.clip_frames)
-        save_components(training.out / "bundle", {"vae": vae})
+        with writing(training.out / "bundle", KEPT):
+            save_components(training.out / "bundle", {"vae": vae})
         say(f"wrote {training.out / 'bundle'}")
     barrier()
     return training.out / "bundle"

@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from hallo3.media.files import writing
 from hallo3.media.provenance import provenance_tags
-from hallo3.media.sound import speech_from_samples
+from hallo3.media.sound import SAMPLE_RATE, Speech
 from hallo3.media.video import VideoWriter
 from hallo3.pipeline import Hallo3Pipeline
+from hallo3.studio.speech_clips import SAMPLES_PER_FRAME
 from hallo3.training.config import Validation
 from hallo3.training.data import Sample
+from hallo3.training.journal import KEPT
 from hallo3.training.loop import Loop
 from hallo3.training.parallel import is_spread, rank
 
@@ -30,7 +34,7 @@ class Validator:
     Args:
         components: Parts of a pipeline; the networks are those that are trained.
         config: Settings of the pipeline, with the training's frames a clip.
-        folder: For the videos.
+        folder: For the videos. precision: of the computation, as in the training.
     """
 
     def __init__(
@@ -40,9 +44,10 @@ class Validator:
         config: Mapping[str, Any],
         samples: list[Sample],
         folder: Path,
+        precision: torch.dtype = torch.float32,
     ):
         self.settings, self.folder, self.samples = settings, folder, samples[: settings.count]
-        self.pipeline = Hallo3Pipeline(**components, **config)
+        self.pipeline, self.precision = Hallo3Pipeline(**components, **config), precision
 
     def __call__(self, loop: Loop) -> None:
         """Makes the videos if it is time to; random numbers of the training are not touched."""
@@ -53,16 +58,19 @@ class Validator:
         try:
             for network in networks:
                 network.eval()
-            videos = [(sample, self._video(sample)) for sample in self.samples]
+            kind = next(networks[0].parameters()).device.type
+            with torch.autocast(kind, self.precision, enabled=self.precision != torch.float32):
+                videos = [(sample, self._video(sample)) for sample in self.samples]
         finally:
             loop.average.swap(loop.parameters)
             for network in networks:
                 network.train()
         if rank() == 0:
-            self._write(videos, loop)
+            with writing(self.folder, KEPT):
+                self._write(videos, loop)
 
     def _video(self, sample: Sample) -> NDArray[np.uint8]:
-        speech = np.load(sample.folder / "speech.npy")[: round(self.settings.seconds * 16_000)]
+        speech = np.load(sample.folder / "speech.npy")[: round(self.settings.seconds * SAMPLE_RATE)]
         caption = json.loads((sample.folder / "meta.json").read_text())["caption"]
         x, y, width, height = map(float, sample.face_box[0])
         portrait = Image.fromarray(np.array(sample.frames[0]))
@@ -77,12 +85,12 @@ class Validator:
         folder = self.folder / f"step-{loop.step:07d}"
         folder.mkdir(parents=True, exist_ok=True)
         for sample, frames in videos:
-            speech = np.load(sample.folder / "speech.npy")[: len(frames) * 640]
+            speech = np.load(sample.folder / "speech.npy")[: len(frames) * SAMPLES_PER_FRAME]
             writer = VideoWriter(
                 folder / f"{sample.folder.name}.mp4",
                 frames.shape[2],
                 frames.shape[1],
-                speech=speech_from_samples(speech, 16_000),
+                speech=Speech(speech, sample.folder.name, SAMPLE_RATE, 1, original=speech[None]),  # silent, if it is
                 metadata=provenance_tags(bundle="in training", seed=0, settings={"step": loop.step}),
                 overwrite=True,
             )
