@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload
+from diffusers.hooks import apply_group_offloading
 
 import tiny
 from hallo3.animation import AnimationRequest, animate
@@ -52,6 +53,16 @@ def test_weights_that_its_user_keeps_elsewhere_give_the_same_frames(tiny_bundle:
     before = frames_of(own)
     cpu_offload(own.transformer, execution_device=torch.device("cpu"))
     assert own.transformer.device.type == "meta"
+    assert np.array_equal(frames_of(own), before)
+
+
+def test_weights_that_come_leaf_by_leaf_are_computed_where_they_come_to(tiny_bundle: Path) -> None:
+    """As diffusers' group offloading of every leaf: the denoiser itself has no hook."""
+    own, there = Hallo3Pipeline.from_pretrained(tiny_bundle), torch.device("cpu:0")
+    before = frames_of(own)
+    apply_group_offloading(own.transformer, there, offload_type="leaf_level")
+    assert next(own.transformer.parameters()).device != there
+    assert own._execution_device == there
     assert np.array_equal(frames_of(own), before)
 
 

@@ -206,7 +206,8 @@ class Hallo3Pipeline(DiffusionPipeline):
     def _execution_device(self) -> torch.device:
         if self.strategy.device is not None:
             return self.strategy.device
-        if any(hasattr(self.transformer, hook) for hook in ("_hf_hook", "_diffusers_hook")):  # offloaded by its user
+        hooks = ("_hf_hook", "_diffusers_hook")  # offloaded by its user, perhaps leaf by leaf
+        if any(hasattr(module, hook) for module in self.transformer.modules() for hook in hooks):
             return super()._execution_device
         return next(self.transformer.parameters()).device  # diffusers' own answer looks through every module, 10 ms
 
