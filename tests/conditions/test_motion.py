@@ -12,6 +12,7 @@ from hallo3.conditions.motion import (
     encode_image_latents,
     encode_reference_latents,
     encode_video,
+    in_tiles,
     mask_pixels,
     to_frames,
     to_tensor,
@@ -107,16 +108,38 @@ def test_streamed_decoding_equals_decoding_all_at_once(vae, latent_frames, piece
     np.testing.assert_array_equal(frames, to_frames(whole))
 
 
-def test_decoding_in_tiles_equals_the_vaes_own(vae):
-    latents = torch.randn(1, 1, 16, 4, 4, generator=seeded(8))
-    vae.enable_tiling(tile_sample_min_height=16, tile_sample_min_width=32)
-    try:
-        tiled = vae.decode(latents.transpose(1, 2) / 0.7).sample[0].transpose(0, 1).clamp(-1, 1)
-        (streamed,) = decode_video(vae, latents)
-    finally:
-        vae.use_tiling = False
-    assert torch.equal(streamed, tiled)
-    assert not torch.equal(streamed, torch.cat(list(decode_video(vae, latents))))
+def test_tiles_of_the_published_size_are_the_vaes_own():
+    """There its own tiles and what they share are whole latents."""
+    torch.manual_seed(0)
+    published = AutoencoderKLCogVideoX(**SIZES, sample_height=480, sample_width=720).eval()
+    latents = torch.randn(1, 1, 16, 32, 48, generator=seeded(8))
+    with in_tiles(published), torch.no_grad():
+        own = published.decode(latents.transpose(1, 2) / 0.7).sample[0].transpose(0, 1).clamp(-1, 1)
+        (streamed,) = decode_video(published, latents)
+    assert torch.equal(streamed, own)
+    assert not torch.equal(streamed, torch.cat(list(decode_video(published, latents))))
+
+
+@pytest.mark.parametrize("canvas", [(96, 128), (80, 112)])
+@pytest.mark.parametrize("sample", [(48, 64), (96, 128), (80, 112), (128, 192), (72, 120), (16, 24)])
+def test_tiles_are_put_together_where_they_belong(sample, canvas):
+    """Whatever the VAE's own picture and the one to decode; the norms of a random VAE see few latents, but a picture
+    moved by one latent is further away."""
+    torch.manual_seed(0)
+    vae = AutoencoderKLCogVideoX(**SIZES, sample_height=sample[0], sample_width=sample[1]).eval()
+    height, width = canvas
+    latents = torch.randn(1, 3, 16, height // 8, width // 8, generator=seeded(8))
+    whole = torch.cat(list(decode_video(vae, latents)))
+    before = dict(vars(vae))
+    with in_tiles(vae):
+        tiled = torch.cat(list(decode_video(vae, latents)))
+    assert vars(vae) == before
+    assert tiled.shape == whole.shape == (9, 3, height, width)
+    assert 0 < difference(tiled, whole) < 0.5 < difference(whole[..., 8:], whole[..., :-8])
+
+
+def difference(frames, others):
+    return (frames - others).abs().mean() / others.abs().mean()
 
 
 def test_number_format_is_the_vaes(vae, portrait):

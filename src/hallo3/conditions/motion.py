@@ -18,6 +18,8 @@ from torch import Tensor
 from .placement import execution_device
 
 MASK_RATE = 0.1
+SCALE = 8  # pixels along a side of a latent
+_TILE = ("latent_min", "sample_min", "overlap_factor")  # of each side, as diffusers names them
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:
@@ -119,12 +121,13 @@ def decode_video(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Iterator[Tenso
 
     Yields:
         `(F, 3, H, W)` float32 in [-1, 1] on the VAE's device: nine frames (latent frames 0–2) if T is odd and more than
-        one, then eight (two latent frames) at a time. With `vae.enable_tiling()` all frames in one piece.
+        one, then eight (two latent frames) at a time. With `vae.enable_tiling()` all frames in one piece; its tiles
+        and what they share are rounded to whole latents.
     """
     z = latents.to(execution_device(vae), vae.dtype).transpose(1, 2) / vae.config["scaling_factor"]
     if vae.use_tiling and (z.shape[-2] > vae.tile_latent_min_height or z.shape[-1] > vae.tile_latent_min_width):
-        with torch.no_grad():
-            yield _as_frames(vae.decode(z).sample)
+        with torch.no_grad(), _of_whole_latents(vae):
+            yield _as_canvas(vae.decode(z).sample, z)
         return
     cache = None
     for start, stop in _latent_pieces(z.shape[2], vae.num_latent_frames_batch_size):
@@ -136,7 +139,7 @@ def decode_video(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Iterator[Tenso
 
 @contextmanager
 def in_tiles(vae: AutoencoderKLCogVideoX) -> Iterator[None]:
-    """Decoding meanwhile goes tile by tile, each a quarter of the published picture, blended where they overlap.
+    """Decoding meanwhile goes tile by tile, each a quarter of the VAE's own picture, blended where they overlap.
 
     Less memory, and approximate: a tile's norms see the tile alone.
     """
@@ -146,6 +149,46 @@ def in_tiles(vae: AutoencoderKLCogVideoX) -> Iterator[None]:
         yield
     finally:
         vae.use_tiling = before
+
+
+@contextmanager
+def _of_whole_latents(vae: AutoencoderKLCogVideoX) -> Iterator[None]:
+    """Rounds the VAE's tiles and what neighbours share to whole latents.
+
+    Diffusers rounds the way from tile to tile down to latents, and what it blends and keeps to pixels. They agree at
+    the published size; at others the tiles would be put together beside where they belong.
+    """
+    names = [f"tile_{what}_{side}" for side in ("height", "width") for what in _TILE]
+    before = {name: getattr(vae, name) for name in names}
+    for side in ("height", "width"):
+        latents = max(2, before[f"tile_latent_min_{side}"])
+        share = _shared(latents, before[f"tile_overlap_factor_{side}"])
+        for what, value in zip(_TILE, (latents, SCALE * latents, share), strict=True):
+            setattr(vae, f"tile_{what}_{side}", value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(vae, name, value)
+
+
+def _shared(tile: int, share: float) -> float:
+    """What neighbouring tiles share, as close to `share` of `tile` latents as whole latents are.
+
+    It is the nearest number of them from which diffusers' products come out whole: 33 · (1 − 6/33) is a little less
+    than 27, of which it makes 26.
+    """
+    counts = sorted(range(1, tile), key=lambda count: abs(count - share * tile))
+    exact = (n for n in counts if (int(tile * (1 - n / tile)), int(SCALE * tile * (n / tile))) == (tile - n, SCALE * n))
+    return next(exact) / tile
+
+
+def _as_canvas(sample: Tensor, z: Tensor) -> Tensor:
+    """The frames of a sample put together from tiles, which must be of the latents' size."""
+    height, width = (SCALE * size for size in z.shape[-2:])
+    if sample.shape[-2:] != (height, width):
+        raise RuntimeError(f"tiles make a picture of {tuple(sample.shape[-2:])}, not {(height, width)}")
+    return _as_frames(sample)
 
 
 def decode_latents(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Iterator[NDArray[np.uint8]]:
