@@ -1,7 +1,8 @@
 """The VAE in less time and memory: the same results up to rounding, the same parameters and names.
 
 On a CPU its tensors lie channels last, from layer to layer. PyTorch sends no float32 Conv3d to oneDNN unless asked
-directly, and its own is several times slower. Convolutions of one point are linear maps of the channels. The decoder's
+directly, and its own is several times slower. Convolutions of one point are linear maps of the channels. On CUDA
+convolutions are diffusers' own; which it is, each call tells by where its tensor lies. On every device the decoder's
 norms weigh features by maps of the latents' size: each number of them holds for a block of features, and is never
 written out for all of these.
 """
@@ -25,6 +26,8 @@ class LeanPointConv3d(CogVideoXSafeConv3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """`(B, C, T, H, W)` → `(B, C', T, H, W)`."""
+        if input.is_cuda:
+            return super().forward(input)
         return F.linear(input.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
 
 
@@ -33,6 +36,8 @@ class LeanCausalConv3d(CogVideoXCausalConv3d):
 
     def forward(self, inputs: Tensor, conv_cache: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """`(B, C, T, H, W)` and the frames before it → `(B, C', T, H, W)` and the frames to keep."""
+        if inputs.is_cuda:
+            return super().forward(inputs, conv_cache)
         taps, frames = self.time_kernel_size, inputs.shape[2]
         if taps == 1:
             return self.conv(inputs), None
@@ -65,6 +70,8 @@ class LeanDownsample3D(CogVideoXDownsample3D):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, T, H, W)` → `(B, C', t, H/2, W/2)`; t is half of T, where time is compressed."""
+        if x.is_cuda:
+            return super().forward(x)
         if self.compress_time and x.shape[2] > 1:
             odd = x.shape[2] % 2  # then the first frame stands for itself alone
             halves = torch.lerp(x[:, :, odd::2], x[:, :, odd + 1 :: 2], 0.5)
@@ -102,15 +109,12 @@ def _conv(x: Tensor, weight: Tensor, conv: nn.Conv3d) -> Tensor:
     return torch.mkldnn_convolution(x, weight, conv.bias, *how)  # type: ignore[attr-defined]
 
 
-def make_lean(vae: nn.Module, convolutions: bool | None = None) -> nn.Module:
+def make_lean(vae: nn.Module, convolutions: bool = True) -> nn.Module:
     """Lets `AutoencoderKLCogVideoX` compute in this way; returns it.
 
-    convolutions: False replaces norms and activations alone, which is right for a GPU: diffusers' norms enlarge the
+    convolutions: False replaces norms and activations alone, as all this does on CUDA: diffusers' norms enlarge the
     latents before they look at them, and keep them enlarged for the next piece. Decoding takes half the memory without.
-    None: True on a machine without CUDA.
     """
-    if convolutions is None:
-        convolutions = not torch.cuda.is_available()
     for module in vae.modules():
         if type(module) is CogVideoXSpatialNorm3D:
             module.__class__ = LeanSpatialNorm3D

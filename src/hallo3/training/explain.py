@@ -82,7 +82,7 @@ def explain(training: Training | VaeTraining, device: torch.device, processes: i
         check_sizes(networks["denoiser"], samples, training.clip_frames, config["text_length"])
         size = max((sample.size for sample in samples), key=lambda one: one[0] * one[1])
     trained = _numbers(p for p in networks.parameters() if p.requires_grad)
-    vae = make_lean(components["vae"]).requires_grad_(False)
+    vae = make_lean(components["vae"], convolutions=device.type != "cuda").requires_grad_(False)
     frozen = _numbers(p for p in networks.parameters() if not p.requires_grad)
     operations, activations = _count_step(networks, vae, size, config["text_length"], training)
     operations *= training.loop.accumulate
