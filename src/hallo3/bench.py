@@ -107,9 +107,10 @@ def bench(
     """
     from .animation import load
     from .sampling.guidance import branches
-    from .sampling.shortcuts import Sampling, find_quality
+    from .sampling.shortcuts import Sampling
+    from .settings import read_settings
 
-    find_quality(quality)
+    read_settings({"quality": quality, "steps": steps})
     began = time.perf_counter()
     pipeline = load(bundle, **how)
     times: dict[str, list[float]] = {"loading": [time.perf_counter() - began]}

@@ -14,7 +14,7 @@ def test_auto_is_a_device_that_computes() -> None:
     assert torch.ones(2, device=device).sum().item() == 2
 
 
-@pytest.mark.parametrize("name", ["abacus", "cuda:99", "cuda:x"])
+@pytest.mark.parametrize("name", ["abacus", "cuda:99", "cuda:x", "", "meta", "xpu", "vulkan", "mps:3"])
 def test_unknown_devices_are_refused(name: str) -> None:
     with pytest.raises(UserError, match="--device"):
         choose_device(name)

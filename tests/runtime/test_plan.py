@@ -2,24 +2,30 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLCogVideoX
 from live_memory import peak_of
 
+import tiny
+from hallo3.animation import AnimationRequest, check_settings
 from hallo3.bundles.places import embedded_bundle
 from hallo3.bundles.sizes import LAYERS, PROJECTION, PUBLISHED_PARAMETERS, PUBLISHED_VAE, BundleSizes, bundle_sizes
 from hallo3.cli.app import main
+from hallo3.cli.plan import command
 from hallo3.conditions.motion import decode_video, encode_video, in_tiles
 from hallo3.errors import UserError
+from hallo3.media.sound import read_speech
 from hallo3.networks import Hallo3Transformer3DModel, ReferenceNetwork
 from hallo3.networks.lean_vae import make_lean
 from hallo3.runtime.estimates import STRATEGIES, Estimate, Sizes, Speed, Workload, estimates, ways
-from hallo3.runtime.plan import choose
+from hallo3.runtime.plan import Wanted, choose, choose_for, plan
 from hallo3.sampling.guidance import GuidanceScales
 
 PUBLISHED = bundle_sizes("hallo3")
@@ -136,8 +142,6 @@ def test_published_sizes() -> None:
 
 
 def test_sizes_of_a_bundle_are_those_of_its_networks(tiny_bundle: Path) -> None:
-    import tiny
-
     found, parts = bundle_sizes(tiny_bundle), tiny.components()
     for name in ("transformer", "reference_network", "text_encoder", "vae", "speech_encoder"):
         numbers = sum(p.numel() for p in parts[name].parameters())
@@ -247,11 +251,48 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
         ["hallo3", "--gpu-memory", "80GB", "--gpus", "97"],
         ["hallo3", "--gpu-memory", "80GB", "--gpus", "2", "--quality", "draft"],
         ["--quality", "best"],
+        ["--steps", "0"],
+        ["--steps", "2000"],
+        ["--seconds", "nan"],
+        ["--seconds", "inf"],
+        ["--seconds", "1e308"],
+        ["--seconds", "7201"],
+        ["--seconds", "0.1"],
+        ["hallo3", "--gpu-memory", "80GB", "--weights", "fp8-compute", "--dtype", "float32"],
     ],
 )
 def test_what_cannot_be_planned(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", *words]) == 2
-    assert "Traceback" not in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("hallo3: error: ") and "a bug" not in line
+
+
+def test_limits_are_those_of_animate(tmp_path: Path) -> None:
+    """The same words, too."""
+
+    def refusal(work: Callable[..., object], *given: Any, **named: Any) -> str:
+        with pytest.raises(UserError) as error:
+            work(*given, **named)
+        return str(error.value).split(": ", 1)[1]
+
+    for seconds in (7201.0, 0.1):
+        sound = tiny.write_wav(tmp_path / "a.wav", np.full(round(seconds * 4000), 0.1, np.float32), 4000)
+        assert refusal(command, seconds=seconds) == refusal(read_speech, sound)
+    asked = AnimationRequest(tmp_path / "a.png", tmp_path / "a.wav", tmp_path / "a.mp4", steps=2000)
+    assert refusal(command, steps=2000) == refusal(check_settings, asked)
+
+
+@pytest.mark.parametrize("weights", ["fp8-compute", "int3"])
+def test_weights_are_refused_as_animate_refuses_them(
+    weights: str, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu, wanted = torch.device("cpu"), Wanted(weights=weights)
+    monkeypatch.setattr("hallo3.runtime.plan.choose_device", lambda name: cpu)
+    with pytest.raises(UserError) as refused:
+        choose_for(tiny_bundle, cpu, torch.float32, wanted, "it")
+    with pytest.raises(UserError) as unplanned:
+        plan(str(tiny_bundle), wanted=wanted)
+    assert str(unplanned.value) == str(refused.value)
 
 
 def test_unknown_bundle() -> None:

@@ -13,7 +13,7 @@ from transformers.models.t5.modeling_t5 import T5Block
 
 import tiny
 from hallo3.animation import load
-from hallo3.errors import UserError
+from hallo3.errors import UserError, in_one_line
 from hallo3.networks.attention import JointAttention
 from hallo3.networks.blocks import Hallo3Block, LastReferenceBlock, ReferenceBlock
 from hallo3.pipeline import Hallo3Pipeline
@@ -172,6 +172,32 @@ def test_what_came_to_the_device_goes_home_when_something_fails(tiny_bundle: Pat
         raise RuntimeError("on the way")
     beside = [x for name, x in network.named_parameters() if not name.startswith("transformer_blocks")]
     assert {x.data_ptr() for x in beside} <= set(home)
+
+
+@pytest.mark.parametrize("strategy", [Staged, Streamed])
+def test_a_device_without_room_is_left_as_it_was(
+    tiny_bundle: Path, strategy: type[Staged], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that runs out half-way there: nothing stays behind, and the error is one line."""
+    pipeline = elsewhere(tiny_bundle, strategy)
+    home = {name: parameter.data_ptr() for name, parameter in pipeline.transformer.named_parameters()}
+    with pipeline.strategy.using(pipeline, "transformer"):
+        pass  # layers have their hooks
+    come, send = [], torch.Tensor.to
+
+    def crowded(tensor: torch.Tensor, *given: object, **named: object) -> torch.Tensor:
+        come.append(tensor)
+        if len(come) == 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return send(tensor, *given, **named)
+
+    monkeypatch.setattr(torch.Tensor, "to", crowded)
+    with pytest.raises(torch.OutOfMemoryError) as error, pipeline.strategy.using(pipeline, "transformer"):
+        pass
+    monkeypatch.undo()
+    assert in_one_line(error.value).startswith("memory ran out: ")
+    found = {name: parameter.data_ptr() for name, parameter in pipeline.transformer.named_parameters()}
+    assert {name for name in found if found[name] != home[name] and "transformer_blocks" not in name} == set()
 
 
 def test_tiled_decoding(tiny_bundle: Path, expected: np.ndarray) -> None:

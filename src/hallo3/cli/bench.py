@@ -30,7 +30,7 @@ def command(
     attention: Attention = "auto",
     compiled: Compiled = False,
     quality: Quality = "exact",
-    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.", show_default="the bundle's")] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps.", show_default="the bundle's")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of two clips; the medians count.")] = 3,
     plot: Annotated[
         Path | None, typer.Option(help="Draw the times into this file (.png, .svg); needs matplotlib.")

@@ -34,9 +34,9 @@ def command(
         typer.Option(metavar="64GB", help="And this much beside it.", show_default="what is free here"),
     ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="Of this kind, for one clip; see docs/several-gpus.md.")] = 1,
-    seconds: Annotated[float, typer.Option(min=0.04, help="Of speech.")] = 10.0,
+    seconds: Annotated[float, typer.Option(help="Of speech, 0.2 to 7200.")] = 10.0,
     quality: Annotated[str, typer.Option(help="exact, high or draft, as `animate --quality`.")] = "exact",
-    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.", show_default="the bundle's")] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps.", show_default="the bundle's")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     weights: Annotated[str, typer.Option(help="As `animate --weights`.")] = "auto",
     decoding: Annotated[str, typer.Option(help="As `animate --decoding`.")] = "auto",
@@ -46,8 +46,12 @@ def command(
 
     Reads configurations and headers of files only. The exit code is 2 when nothing fits.
     """
+    from ..media.sound import check_seconds
     from ..runtime.plan import Wanted, plan
+    from ..settings import read_settings
 
+    check_seconds(f"--seconds {seconds:g}", seconds)
+    read_settings({"quality": quality, "steps": steps})
     found = plan(
         bundle,
         seconds=seconds,

@@ -222,9 +222,7 @@ def _check(samples: NDArray[np.float32], name: str) -> None:
         if not finite.all():
             second = (start + int(np.argmin(finite))) / SAMPLE_RATE
             raise UserError(f"{name}: the sound has values that are not numbers at {second:.2f} s; export it again")
-    seconds = len(samples) / SAMPLE_RATE
-    if seconds < MIN_SECONDS:
-        raise UserError(f"{name}: the sound lasts {seconds:.2f} s; at least {MIN_SECONDS} s of speech are needed")
+    check_seconds(name, len(samples) / SAMPLE_RATE, math.inf)
     if max(float(samples.max()), -float(samples.min())) < SILENCE:
         raise UserError(f"{name}: the sound is silent; give a recording of speech")
 
@@ -233,6 +231,14 @@ def _quality(rate: int, channels: int) -> str:
     return f"{rate} Hz {('mono', 'stereo')[channels - 1] if channels <= 2 else f'{channels} channels'}"
 
 
-def _too_long(path: object, max_seconds: float) -> UserError:
+def check_seconds(name: object, seconds: float, max_seconds: float = MAX_SECONDS) -> None:
+    """Raises UserError, naming `name`, unless sound of this length can be speech to animate."""
+    if not seconds >= MIN_SECONDS:
+        raise UserError(f"{name}: the sound lasts {seconds:.2f} s; at least {MIN_SECONDS} s of speech are needed")
+    if seconds > max_seconds:
+        raise _too_long(name, max_seconds)
+
+
+def _too_long(name: object, max_seconds: float) -> UserError:
     limit = f"{max_seconds / 3600:g} h" if max_seconds >= 3600 else f"{max_seconds:g} s"
-    return UserError(f"{path}: the sound is longer than {limit}, the limit; cut it into parts")
+    return UserError(f"{name}: the sound is longer than {limit}, the limit; cut it into parts")

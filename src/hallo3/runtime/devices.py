@@ -9,11 +9,12 @@ import torch
 
 from ..errors import UserError
 
+KINDS, USUAL = ("cpu", "cuda", "mps"), "cpu, cuda, cuda:1 or mps"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """`auto` is a GPU where there is one, else the CPU. Raises UserError for a name that this machine does not have."""
+    """`auto` is a GPU where there is one, else the CPU. Raises UserError for one that can't be computed on."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -21,11 +22,13 @@ def choose_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"--device {name}: no such kind of device; use auto, cpu, cuda or cuda:1") from None
+        raise UserError(f"--device {name}: no such kind of device; use auto, {USUAL}") from None
+    if device.type not in KINDS:  # torch knows names that this build of it can't compute on, and some that none can
+        raise UserError(f"--device {name}: hallo3 does not compute on this kind; use auto, {USUAL}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: this torch sees {torch.cuda.device_count()} CUDA GPUs; use auto or cpu")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError(f"--device {name}: this torch sees no Apple GPU; use auto or cpu")
+    if device.type == "mps" and (device.index or not torch.backends.mps.is_available()):
+        raise UserError(f"--device {name}: this torch sees no such Apple GPU; use auto or cpu")
     return device
 
 

@@ -40,13 +40,18 @@ class Wanted:
     weights: str = "auto"
     decoding: str = "auto"
 
-    def check(self) -> None:
-        """Raises UserError for a name that there is not."""
+    def check(self, device: torch.device, number_format: torch.dtype, elsewhere: bool = False) -> None:
+        """Raises UserError for a name that there is not, and for weights that the device can't compute with.
+
+        elsewhere: the device is not on this machine.
+        """
         for option, known in (("strategy", STRATEGIES), ("weights", WEIGHTS), ("decoding", DECODINGS)):
             if getattr(self, option) not in ("auto", *known):
                 raise UserError(
                     f"--{option} {getattr(self, option)}: there is no such {option}; use auto, {', '.join(known)}"
                 )
+        if self.weights != "auto":
+            check_weights(self.weights, device, number_format, elsewhere)
 
 
 @dataclass(frozen=True)
@@ -98,12 +103,12 @@ def plan(
 
     Raises UserError for an unknown or damaged bundle, and for more GPUs than can share the work.
     """
-    wanted.check()
     sizes = bundle_sizes(bundle)
     here = choose_device("auto")
     device = here if gpu_memory is None else torch.device("cuda")
     elsewhere = device.type != here.type
     number_format = choose_dtype(dtype, device)
+    wanted.check(device, number_format, elsewhere)
     if gpus > 1 and device.type == "cpu":
         raise UserError(f"--gpus {gpus}: there is none here; say by --gpu-memory how much each has")
     if gpus > 1:
@@ -169,9 +174,7 @@ def choose_for(
     Raises UserError, before anything is loaded, for something that there is not, and when the memory that is free does
     not suffice.
     """
-    wanted.check()
-    if wanted.weights != "auto":
-        check_weights(wanted.weights, device, number_format)
+    wanted.check(device, number_format)
     sizes = bundle_sizes(folder)
     considered = ways(wanted.weights, wanted.decoding)
     found = estimates(sizes, workload(sizes, 1.0, None, number_format, device), considered=considered)

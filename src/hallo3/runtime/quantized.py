@@ -32,17 +32,20 @@ def available() -> bool:
     return importlib.util.find_spec("torchao") is not None
 
 
-def check_weights(weights: str, device: torch.device, number_format: torch.dtype) -> None:
-    """Raises UserError for weights that this machine has not the library, the hardware or the number format for."""
+def check_weights(weights: str, device: torch.device, number_format: torch.dtype, elsewhere: bool = False) -> None:
+    """Raises UserError for weights that this machine has not the library, the hardware or the number format for.
+
+    elsewhere: the device is of another machine, of which library and hardware are not known.
+    """
     if weights not in WEIGHTS:
         raise UserError(f"--weights {weights}: there are no such weights; use auto, {', '.join(WEIGHTS)}")
     if weights == "full":
         return
-    if not available():
+    if not (elsewhere or available()):
         raise UserError(f"--weights {weights}: needs {MISSING}")
     if weights != "fp8-compute":
         return
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9):
+    if not elsewhere and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9)):
         raise UserError(f"--weights fp8-compute: {device.type} here has no 8-bit products (Ada, Hopper do); use fp8")
     if number_format != torch.bfloat16:
         raise UserError("--weights fp8-compute: goes with --dtype bfloat16 only; use that, or --weights fp8")

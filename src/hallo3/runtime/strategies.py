@@ -75,8 +75,9 @@ class Staged:
         elif self.device == HOST:
             yield
         else:
-            home = self._bring(self._modules(pipeline, part))
+            home = _own_weights(self._modules(pipeline, part))
             try:
+                self._bring(home)  # memory may run out on the way: what has come goes home again
                 yield
             finally:
                 for owner, name, tensor in home:
@@ -94,16 +95,20 @@ class Staged:
             return projection
         return [module for module in pipeline.transformer.modules() if module not in projection]
 
-    def _bring(self, modules: list[nn.Module]) -> list[tuple[nn.Module, str, Tensor]]:
-        """Puts copies on the device in place of the modules' own weights, and returns these."""
-        home: list[tuple[nn.Module, str, Tensor]] = []
-        for owner in modules:
-            own = (*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False))
-            home += [(owner, name, tensor) for name, tensor in own]
+    def _bring(self, home: list[tuple[nn.Module, str, Tensor]]) -> None:
+        """Puts copies on the device in place of the weights."""
         for owner, name, tensor in home:
             moved = tensor.to(self.device)
             setattr(owner, name, nn.Parameter(moved, False) if isinstance(tensor, nn.Parameter) else moved)
-        return home
+
+
+def _own_weights(modules: list[nn.Module]) -> list[tuple[nn.Module, str, Tensor]]:
+    """The weights of the modules themselves: whose, by what name, and the numbers."""
+    home: list[tuple[nn.Module, str, Tensor]] = []
+    for owner in modules:
+        own = (*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False))
+        home += [(owner, name, tensor) for name, tensor in own]
+    return home
 
 
 class Streamed(Staged):
