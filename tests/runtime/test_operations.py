@@ -1,8 +1,15 @@
 """Operations of the denoiser at the published size, counted on tensors without numbers."""
 
-import pytest
+from typing import Any
 
-from hallo3.runtime.operations import DenoiserOperations, Grid, count_denoiser
+import pytest
+import torch
+from diffusers import AutoencoderKLCogVideoX
+
+from hallo3.bundles.sizes import PUBLISHED_VAE
+from hallo3.conditions.motion import decode_video
+from hallo3.runtime.operations import DenoiserOperations, Grid, count_decoding, count_denoiser, operations_of
+from hallo3.training.vae import EMBEDDED_VAE
 
 TERA = 10**12
 PUBLISHED = 418.3 * TERA  # of the published implementation's graph: a forward of one guidance branch
@@ -52,3 +59,24 @@ def test_layers_that_follow_are_those_that_would_be_counted() -> None:
 @pytest.mark.slow
 def test_every_layer_of_the_published_size(plain: DenoiserOperations) -> None:
     assert count_denoiser({}, Grid(), every_layer=True) == plain
+
+
+SMALLER: dict[str, Any] = {"block_out_channels": [8, 24, 16, 32], "norm_num_groups": 8, "layers_per_block": 1}
+
+
+@pytest.mark.parametrize(
+    ("config", "frames"),
+    [
+        (PUBLISHED_VAE, 3),
+        (EMBEDDED_VAE, 9),
+        *((PUBLISHED_VAE | SMALLER, frames) for frames in (1, 2, 4, 13)),
+        (PUBLISHED_VAE | SMALLER | {"temporal_compression_ratio": 8, "latent_channels": 4, "out_channels": 1}, 3),
+    ],
+)
+@torch.no_grad()
+def test_decoding_is_what_would_be_counted(config: dict[str, Any], frames: int) -> None:
+    grid = Grid(frames=frames, height=2, width=3)
+    with torch.device("meta"):
+        vae = AutoencoderKLCogVideoX.from_config(config)
+    latents = torch.empty(1, frames, vae.config.latent_channels, grid.height, grid.width, device="meta")
+    assert count_decoding(config, grid) == operations_of(lambda: list(decode_video(vae, latents)))
