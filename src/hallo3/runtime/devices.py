@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -64,8 +65,11 @@ def free_memory(device: torch.device) -> int:
 
 
 def free_host_memory() -> int:
-    """Bytes the system can still give this process: what the machine has left, cut by the process's own limit."""
-    limits = [_machine_memory()]
+    """Bytes the system can still give this process: what the machine has left, cut by what limits the process.
+
+    That is its own limit on addresses, and those of the control groups that containers and batch systems put it into.
+    """
+    limits = [_machine_memory(), *_left_by_groups()]
     try:
         import resource
 
@@ -88,6 +92,37 @@ def _machine_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return 1 << 62  # unknown: let the allocation itself decide
+
+
+CONTROL_GROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_GROUP_FILES = {  # limit, usage, and what of that the system takes back when it is needed, in each version
+    "": ("memory.max", "memory.current", ("inactive_file", "active_file")),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
+}
+
+
+def _left_by_groups(root: Path = CONTROL_GROUPS, membership: Path = MEMBERSHIP) -> Iterator[int]:
+    """Bytes that each control group of this process which has a limit leaves it; its parents' limits hold as well."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:  # not on Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        kind = "" if not controllers else "memory" if "memory" in controllers.split(",") else None
+        if kind is None:
+            continue
+        # A container may be told its path on the host, of which it sees the end, or nothing.
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for depth in range(len(parts) + 1):
+            with suppress(OSError, ValueError):  # no such group here, or `max`
+                yield _left_in(root / kind / Path(*parts[:depth]), *_GROUP_FILES[kind])
+
+
+def _left_in(group: Path, limit: str, usage: str, spare: tuple[str, ...]) -> int:
+    allowed, used = int((group / limit).read_text()), int((group / usage).read_text())
+    stated = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    return max(0, allowed - used + sum(int(stated.get(name, 0)) for name in spare))
 
 
 def _mapped_by_this_process() -> int:
