@@ -128,7 +128,7 @@ def animate(
     image, speech = read_image(request.portrait), read_speech(request.speech)
     samples = _without_music(speech, request)
     if pipeline is None:
-        pipeline = load(request.bundle, **how)
+        pipeline = load(request.bundle, scales={name: getattr(request, name) for name in SCALES}, **how)
     request = with_defaults(request, pipeline.config)
     sampling = Sampling.by(request.quality, request.steps, pipeline.config.num_inference_steps)
     if pipeline.evaluator is not None:
@@ -262,13 +262,15 @@ def load(
     decoding: str = "auto",
     attention: str = "auto",
     compiled: bool = False,
+    scales: Mapping[str, float | None] | None = None,
 ) -> "Hallo3Pipeline":
     """Loads a bundle for a device, in a way that its memory suffices for. Raises UserError when there is none.
 
     strategy, weights, decoding: see `runtime/plan.py`. By `auto` the results are exact, unless nothing exact fits.
     attention: see `runtime/attention.py`; by `auto` the fastest exact kernel here. compiled: see
-    `runtime/compilation.py`. In the first of several processes that work together the others load the denoiser, and
-    evaluate it with this one.
+    `runtime/compilation.py`. scales: of guidance, by the names of their settings, where they are known by now: a
+    reference scale that is not 1 takes memory. In the first of several processes that work together the others load the
+    denoiser, and evaluate it with this one.
     """
     from . import several
     from .bundles.places import resolve
@@ -280,14 +282,14 @@ def load(
     target, room = (choose_device(device), None) if group is None else several.room(group, device)
     number_format = choose_dtype(dtype, target)
     wanted = Wanted(strategy, weights, decoding)
-    chosen = choose_for(folder, target, number_format, wanted, f"bundle {bundle}", room)
+    chosen = choose_for(folder, target, number_format, wanted, f"bundle {bundle}", room, scales or {})
     if compiled:
         check_compiler(target, alone=group is None)
     if group is not None and attention == "auto":
         attention = "native"  # measuring, each process could come to another kernel
     kernel = _choose_kernel(attention, folder, target, number_format)
     leader = None if group is None else several.lead(group, folder, number_format, chosen, kernel)
-    fits = group is None and batch_fits(folder, target, number_format, chosen)
+    fits = group is None and batch_fits(folder, target, number_format, chosen, scales or {})
     pipeline = _load_as(chosen, bundle, folder, target, number_format)
     _tune(pipeline, target, kernel, compiled, fits)
     pipeline.evaluator = leader

@@ -23,6 +23,11 @@ BATCH = """
     --steps --strategy --vocal-separator --weights
 """
 
+PLAN = """
+    --decoding --dtype --gpu-memory --gpus --host-memory --json --quality --reference-scale --seconds --speech-scale
+    --steps --text-scale --weights
+"""
+
 SERVE = """
     --attention --bundle --certificate --compile --data --decoding --device --dtype --host --keep --max-seconds
     --max-stored --max-upload --port --private-key --queue --rate --strategy --token --weights
@@ -38,7 +43,10 @@ def test_commands() -> None:
     assert sorted(typer.main.get_command(app).commands) == COMMANDS.split()
 
 
-@pytest.mark.parametrize(("name", "known"), [("animate", ANIMATE), ("batch", BATCH), ("serve", SERVE), ("web", WEB)])
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("animate", ANIMATE), ("batch", BATCH), ("plan", PLAN), ("serve", SERVE), ("web", WEB)],
+)
 def test_options(name: str, known: str) -> None:
     command = typer.main.get_command(app).commands[name]
     options = {name for parameter in command.params for name in parameter.opts if name.startswith("--")}

@@ -24,9 +24,11 @@ from hallo3.errors import UserError
 from hallo3.media.sound import read_speech
 from hallo3.networks import Hallo3Transformer3DModel, ReferenceNetwork
 from hallo3.networks.lean_vae import make_lean
+from hallo3.pipeline import Hallo3Pipeline
 from hallo3.runtime.estimates import STRATEGIES, Estimate, Sizes, Speed, Workload, estimates, ways
-from hallo3.runtime.plan import Wanted, choose, choose_for, plan
+from hallo3.runtime.plan import Wanted, choose, choose_for, plan, workload
 from hallo3.sampling.guidance import GuidanceScales
+from hallo3.sampling.shortcuts import QUALITIES
 
 PUBLISHED = bundle_sizes("hallo3")
 GPU = Workload(10.0, 50, GuidanceScales(), 2, "cuda")
@@ -253,6 +255,8 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
         ["--quality", "best"],
         ["--steps", "0"],
         ["--steps", "2000"],
+        ["--speech-scale", "nan"],
+        ["--reference-scale", "101"],
         ["--seconds", "nan"],
         ["--seconds", "inf"],
         ["--seconds", "1e308"],
@@ -265,6 +269,54 @@ def test_what_cannot_be_planned(words: list[str], capsys: pytest.CaptureFixture[
     assert main(["plan", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("hallo3: error: ") and "a bug" not in line
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_bundle: Path) -> Hallo3Pipeline:
+    return Hallo3Pipeline.from_pretrained(tiny_bundle)
+
+
+@pytest.mark.parametrize(
+    ("scales", "quality"),
+    [
+        ({}, "high"),
+        ({"speech_scale": 1.0, "text_scale": 1.0}, "exact"),
+        ({"reference_scale": 2.0}, "exact"),
+        ({"text_scale": 2.0}, "high"),
+    ],
+)
+def test_evaluations_are_those_that_are_made(
+    scales: dict[str, float],
+    quality: str,
+    tiny_bundle: Path,
+    pipeline: Hallo3Pipeline,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A branch whose weight cancels at a scale of 1 is not computed, and takes neither time nor memory."""
+    monkeypatch.setattr("hallo3.runtime.plan.measured_speed", lambda *_: 1e12)
+    found = plan(str(tiny_bundle), seconds=0.28, quality=quality, steps=5, scales=scales)
+    made: list[object] = []
+    hook = pipeline.transformer.register_forward_pre_hook(lambda _, given: made.append(given))
+    guidance = pipeline.guidance._replace(**{name.removesuffix("_scale"): one for name, one in scales.items()})
+    performance = pipeline.prepare(tiny.portrait(), tiny.speech(0.28), no_face=True, guidance=guidance)
+    shortcuts = QUALITIES[quality].shortcuts
+    clips = list(pipeline.render(performance, num_inference_steps=5, shortcuts=shortcuts, branches_at_once=1))
+    hook.remove()
+    assert (found.clips, found.evaluations) == (len(clips), len(made))
+
+
+def test_scales_of_guidance_cost_memory_and_time() -> None:
+    cpu, speed = torch.device("cpu"), Speed(400e12, 400e12, 150e12, "assumed")
+
+    def needs(**scales: float) -> tuple[int, float, float]:
+        work = workload(PUBLISHED, 10.0, None, torch.bfloat16, cpu, scales=scales)
+        staged = next(one for one in estimates(PUBLISHED, work, speed) if one.name == "staged")
+        return work.branches, staged.stages["denoising"], staged.seconds or 0.0
+
+    own, none, more = needs(), needs(speech_scale=1.0, text_scale=1.0), needs(reference_scale=2.0)
+    assert (none[0], own[0], more[0]) == (1, 2, 3)
+    assert none[1] == own[1] and more[1] - own[1] == pytest.approx(3 * 42 * 1350 * 3072 * 2)
+    assert none[2] < 0.6 * own[2] < 0.45 * more[2]
 
 
 def test_limits_are_those_of_animate(tmp_path: Path) -> None:

@@ -29,9 +29,12 @@ from .options import (
     PrivateKey,
     Quality,
     Quiet,
+    ReferenceScale,
     Rights,
     SeparateVocals,
+    SpeechScale,
     Strategy,
+    TextScale,
     VocalSeparator,
     Weights,
     signing,
@@ -66,30 +69,9 @@ def command(
             show_default="the bundle's, as the quality says",
         ),
     ] = None,
-    speech_scale: Annotated[
-        float | None,
-        typer.Option(
-            help="Guidance by speech: higher follows the lips closer.",
-            rich_help_panel=LOOK,
-            show_default="the bundle's; published 3.5",
-        ),
-    ] = None,
-    text_scale: Annotated[
-        float | None,
-        typer.Option(
-            help="Guidance by the prompt: higher moves more.",
-            rich_help_panel=LOOK,
-            show_default="the bundle's; published 3.5",
-        ),
-    ] = None,
-    reference_scale: Annotated[
-        float | None,
-        typer.Option(
-            help="Guidance by the portrait: higher stays closer to it, and costs a branch.",
-            rich_help_panel=LOOK,
-            show_default="the bundle's; published 1",
-        ),
-    ] = None,
+    speech_scale: SpeechScale = None,
+    text_scale: TextScale = None,
+    reference_scale: ReferenceScale = None,
     framing: Annotated[
         str, typer.Option(help="auto, pad or crop: how the picture meets the model's format.", rich_help_panel=LOOK)
     ] = "auto",

@@ -110,6 +110,30 @@ Quality = Annotated[
         rich_help_panel=LOOK,
     ),
 ]
+SpeechScale = Annotated[
+    float | None,
+    typer.Option(
+        help="Guidance by speech: higher follows the lips closer.",
+        rich_help_panel=LOOK,
+        show_default="the bundle's; published 3.5",
+    ),
+]
+TextScale = Annotated[
+    float | None,
+    typer.Option(
+        help="Guidance by the prompt: higher moves more.",
+        rich_help_panel=LOOK,
+        show_default="the bundle's; published 3.5",
+    ),
+]
+ReferenceScale = Annotated[
+    float | None,
+    typer.Option(
+        help="Guidance by the portrait: higher stays closer to it, and costs a branch.",
+        rich_help_panel=LOOK,
+        show_default="the bundle's; published 1",
+    ),
+]
 Attention = Annotated[
     str,
     typer.Option(

@@ -10,7 +10,7 @@ import typer
 
 from ..durations import clock
 from ..errors import UserError
-from .options import bundle_names
+from .options import ReferenceScale, SpeechScale, TextScale, bundle_names
 
 if TYPE_CHECKING:
     from ..runtime.plan import Planned
@@ -37,6 +37,9 @@ def command(
     seconds: Annotated[float, typer.Option(help="Of speech, 0.2 to 7200.")] = 10.0,
     quality: Annotated[str, typer.Option(help="exact, high or draft, as `animate --quality`.")] = "exact",
     steps: Annotated[int | None, typer.Option(help="Sampling steps.", show_default="the bundle's")] = None,
+    speech_scale: SpeechScale = None,
+    text_scale: TextScale = None,
+    reference_scale: ReferenceScale = None,
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     weights: Annotated[str, typer.Option(help="As `animate --weights`.")] = "auto",
     decoding: Annotated[str, typer.Option(help="As `animate --decoding`.")] = "auto",
@@ -51,12 +54,14 @@ def command(
     from ..settings import read_settings
 
     check_seconds(f"--seconds {seconds:g}", seconds)
-    read_settings({"quality": quality, "steps": steps})
+    scales = {"speech_scale": speech_scale, "text_scale": text_scale, "reference_scale": reference_scale}
+    read_settings({"quality": quality, "steps": steps, **scales})
     found = plan(
         bundle,
         seconds=seconds,
         quality=quality,
         steps=steps,
+        scales=scales,
         dtype=dtype,
         gpu_memory=_bytes(gpu_memory, "--gpu-memory"),
         host_memory=_bytes(host_memory, "--host-memory"),

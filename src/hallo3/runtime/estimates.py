@@ -21,7 +21,6 @@ video and reference together, and `H × W` pixels:
 Tests compare them with what lives at once in real runs.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -304,10 +303,11 @@ def seconds_of(sizes: Sizes, strategy: str, speed: Speed) -> float:
 
 def clips_of(bundle: BundleSizes, seconds: float) -> int:
     """Clips that so many seconds of speech take."""
-    from ..conditions.speech import num_clips
+    from ..conditions.speech import SAMPLE_RATE, num_clips, num_video_frames
 
     settings = bundle.settings
-    return num_clips(math.ceil(seconds * settings["fps"]), settings["num_frames"], settings["motion_frames"])
+    frames = num_video_frames(round(seconds * SAMPLE_RATE), settings["fps"])
+    return num_clips(frames, settings["num_frames"], settings["motion_frames"])
 
 
 def estimates(

@@ -4,7 +4,7 @@ Where nothing exact fits, an approximate one is, and the result says so.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from .layout import Layout
 from .operations import Grid, count_decoding, count_denoiser, measured_speed
 from .quantized import MISSING, WEIGHTS, available, check_weights
 
+Scales = Mapping[str, float | None]
+"""Scales of guidance by the names of their settings (`speech_scale`, …); None, or none of that name: the bundle's."""
+NO_SCALES: Scales = {}
 ASSUMED_SPEED = 150e12  # operations a second, bfloat16, of a GPU that is not here
 
 
@@ -89,6 +92,7 @@ def plan(
     seconds: float = 10.0,
     quality: str = "exact",
     steps: int | None = None,
+    scales: Scales = NO_SCALES,
     dtype: str = "auto",
     gpu_memory: float | None = None,
     host_memory: float | None = None,
@@ -97,9 +101,10 @@ def plan(
 ) -> Planned:
     """Plans an animation of `seconds` of speech.
 
-    gpu_memory: bytes; a GPU of that size is planned for, which need not be here. Without it: this machine's device, and
-    what is free on it. host_memory: bytes; without it what is free here, and no limit for a GPU that is elsewhere.
-    gpus: of this kind, that work on one clip.
+    scales: of guidance, in place of the bundle's own; a branch whose weight cancels takes no time. gpu_memory: bytes; a
+    GPU of that size is planned for, which need not be here. Without it: this machine's device, and what is free on it.
+    host_memory: bytes; without it what is free here, and no limit for a GPU that is elsewhere. gpus: of this kind, that
+    work on one clip.
 
     Raises UserError for an unknown or damaged bundle, and for more GPUs than can share the work.
     """
@@ -113,7 +118,7 @@ def plan(
         raise UserError(f"--gpus {gpus}: there is none here; say by --gpu-memory how much each has")
     if gpus > 1:
         Sampling.by(quality, steps, sizes.settings["num_inference_steps"]).check_shared()
-    work = replace(workload(sizes, seconds, steps, number_format, device, quality), gpus=gpus)
+    work = replace(workload(sizes, seconds, steps, number_format, device, quality, scales), gpus=gpus)
     layout = Sizes(sizes, work).layout  # refuses a number that can't share the work, before time is taken for counting
     speed = speed_of(sizes, here, number_format, elsewhere)
     device_memory = free_memory(device) if gpu_memory is None else gpu_memory
@@ -167,17 +172,19 @@ def choose_for(
     wanted: Wanted,
     what: str,
     room: tuple[int, int] | None = None,
+    scales: Scales = NO_SCALES,
 ) -> Estimate:
     """The way in which a bundle's folder is loaded on a device of this machine.
 
-    room: bytes of device and host memory that may be taken; what is free where it is None.
+    room: bytes of device and host memory that may be taken; what is free where it is None. scales: see `plan`.
     Raises UserError, before anything is loaded, for something that there is not, and when the memory that is free does
     not suffice.
     """
     wanted.check(device, number_format)
     sizes = bundle_sizes(folder)
     considered = ways(wanted.weights, wanted.decoding)
-    found = estimates(sizes, workload(sizes, 1.0, None, number_format, device), considered=considered)
+    work = workload(sizes, 1.0, None, number_format, device, scales=scales)
+    found = estimates(sizes, work, considered=considered)
     device_memory, host_memory = room or (free_memory(device), free_host_memory())
     plan = choose(found, device_memory, host_memory, what, wanted.strategy, available())
     if plan.chosen is None:
@@ -185,13 +192,19 @@ def choose_for(
     return plan.chosen
 
 
-def batch_fits(folder: Path, device: torch.device, number_format: torch.dtype, chosen: Estimate) -> bool:
+def batch_fits(
+    folder: Path,
+    device: torch.device,
+    number_format: torch.dtype,
+    chosen: Estimate,
+    scales: Scales = NO_SCALES,
+) -> bool:
     """Whether all guidance branches of a step can go through the denoiser at once, in the way that was chosen.
 
-    To be asked before anything is loaded.
+    To be asked before anything is loaded. scales: see `plan`.
     """
     sizes = bundle_sizes(folder)
-    work = workload(sizes, 1.0, None, number_format, device)
+    work = workload(sizes, 1.0, None, number_format, device, scales=scales)
     beside = (work.branches - 1) * Sizes(sizes, work).denoising()
     return chosen.stages["denoising"] + beside <= free_memory(device)
 
@@ -203,14 +216,18 @@ def workload(
     number_format: torch.dtype,
     device: torch.device,
     quality: str = "exact",
+    scales: Scales = NO_SCALES,
 ) -> Workload:
-    """What animating with a bundle amounts to, with the bundle's own scales of guidance."""
+    """What animating with a bundle amounts to, with its own scales of guidance where `scales` gives none."""
     settings = sizes.settings
-    scales = GuidanceScales(*(float(settings[f"{name}_scale"]) for name in ("speech", "text", "reference")))
+    given = {name: scales.get(f"{name}_scale") for name in GuidanceScales._fields}
+    guidance = GuidanceScales(
+        **{name: float(settings[f"{name}_scale"]) if one is None else one for name, one in given.items()}
+    )
     sampling = Sampling.by(quality, steps, settings["num_inference_steps"])
     # Any device but the CPU has its own memory, and is taken for a GPU.
     kind = "cpu" if device.type == "cpu" else "cuda"
-    return Workload(seconds, sampling.steps, scales, number_format.itemsize, kind, sampling.shortcuts)
+    return Workload(seconds, sampling.steps, guidance, number_format.itemsize, kind, sampling.shortcuts)
 
 
 def speed_of(sizes: BundleSizes, here: torch.device, number_format: torch.dtype, elsewhere: bool = False) -> Speed:
