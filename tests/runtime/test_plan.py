@@ -16,7 +16,15 @@ from live_memory import peak_of
 import tiny
 from hallo3.animation import AnimationRequest, check_settings
 from hallo3.bundles.places import embedded_bundle
-from hallo3.bundles.sizes import LAYERS, PROJECTION, PUBLISHED_PARAMETERS, PUBLISHED_VAE, BundleSizes, bundle_sizes
+from hallo3.bundles.sizes import (
+    LAYERS,
+    PINNED,
+    PROJECTION,
+    PUBLISHED_PARAMETERS,
+    PUBLISHED_VAE,
+    BundleSizes,
+    bundle_sizes,
+)
 from hallo3.cli.app import main
 from hallo3.cli.plan import command
 from hallo3.conditions.motion import decode_video, encode_video, in_tiles
@@ -136,6 +144,9 @@ def test_published_sizes() -> None:
 
     assert all_layers(Hallo3Transformer3DModel) == PUBLISHED_PARAMETERS["transformer"]
     assert all_layers(Hallo3Transformer3DModel, "transformer_blocks.") == PUBLISHED_PARAMETERS[LAYERS]
+    with torch.device("meta"):
+        layer = Hallo3Transformer3DModel(num_layers=1).transformer_blocks
+    assert 42 * sum(map(room, layer.parameters())) == PUBLISHED_PARAMETERS[PINNED]
     assert count(Hallo3Transformer3DModel, 1, "speech_projection.") == PUBLISHED_PARAMETERS[PROJECTION]
     assert all_layers(ReferenceNetwork) == PUBLISHED_PARAMETERS["reference_network"]
     with torch.device("meta"):
@@ -148,8 +159,14 @@ def test_sizes_of_a_bundle_are_those_of_its_networks(tiny_bundle: Path) -> None:
     for name in ("transformer", "reference_network", "text_encoder", "vae", "speech_encoder"):
         numbers = sum(p.numel() for p in parts[name].parameters())
         assert found.parameters[name] == pytest.approx(numbers, rel=0.02), name
-    layers = sum(p.numel() for p in parts["transformer"].transformer_blocks.parameters())
-    assert found.parameters[LAYERS] == layers
+    layers = list(parts["transformer"].transformer_blocks.parameters())
+    assert found.parameters[LAYERS] == sum(p.numel() for p in layers)
+    assert found.parameters[PINNED] == sum(map(room, layers)) > found.parameters[LAYERS]
+
+
+def room(parameter: torch.Tensor) -> int:
+    """Numbers that it has room for in pinned memory: a power of two."""
+    return 2 ** math.ceil(math.log2(parameter.numel()))
 
 
 def test_strategies_of_the_published_size() -> None:
@@ -160,7 +177,7 @@ def test_strategies_of_the_published_size() -> None:
     assert found["staged, int8 weights"].device < 12.2e9
     assert found["streamed, tiled decoding"].device < 10e9
     assert [one.exact for one in found.values()] == [True] * 3 + [False] * 4
-    assert found["staged"].host < found["resident"].host
+    assert found["staged"].host < found["streamed"].host < found["resident"].host  # layers that stream are pinned
     on_cpu = {one.name: one for one in estimates(PUBLISHED, Workload(10.0, 50, GuidanceScales(), 2, "cpu"))}
     assert set(on_cpu) == set(found)
     assert on_cpu["streamed"].stages == on_cpu["staged"].stages

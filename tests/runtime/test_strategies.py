@@ -1,22 +1,34 @@
 """Strategies give the frames of the resident pipeline, and hold no more than they say."""
 
+import gc
+import math
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLCogVideoX
-from diffusers.hooks.group_offloading import ModuleGroup
+from diffusers.hooks.group_offloading import (
+    GroupOffloadingConfig,
+    GroupOffloadingType,
+    ModuleGroup,
+    _apply_group_offloading,
+)
 from transformers.models.t5.modeling_t5 import T5Block
 
 import tiny
 from hallo3.animation import load
+from hallo3.bundles.sizes import bundle_sizes
 from hallo3.errors import UserError, in_one_line
 from hallo3.networks.attention import JointAttention
 from hallo3.networks.blocks import Hallo3Block, LastReferenceBlock, ReferenceBlock
 from hallo3.pipeline import Hallo3Pipeline
+from hallo3.runtime.estimates import Sizes
+from hallo3.runtime.plan import workload
 from hallo3.runtime.strategies import FREED, Staged, Streamed
 from hallo3.sampling.guidance import GuidanceScales
 
@@ -138,6 +150,69 @@ def test_streamed_equals_resident_and_holds_one_layer(
     assert not present
     assert {layer for layer, _ in used} == LAYERS
     assert (Hallo3Block, JointAttention) in used
+
+
+class Pinned:
+    """Pinned memory as on a machine with a GPU: copies, of which each takes a power of two, and what they take now."""
+
+    def __init__(self) -> None:
+        self.bytes, self.most = 0, 0
+        self._known: set[int] = set()
+
+    def pin(self, tensor: torch.Tensor) -> torch.Tensor:
+        copy = tensor.clone()
+        address, size = copy.data_ptr(), 2 ** math.ceil(math.log2(copy.nbytes))
+        self.bytes += size
+        self.most = max(self.most, self.bytes)
+        self._known.add(address)
+        weakref.finalize(copy.untyped_storage(), self._free, address, size)
+        return copy
+
+    def _free(self, address: int, size: int) -> None:
+        self.bytes -= size
+        self._known.discard(address)
+
+    def is_pinned(self, tensor: torch.Tensor) -> bool:
+        return tensor.data_ptr() in self._known
+
+
+@pytest.fixture
+def pinned(monkeypatch: pytest.MonkeyPatch) -> Pinned:
+    """Lets layers be fetched ahead to a device that is no GPU, by the library's own code and an idle stream."""
+    memory = Pinned()
+
+    def apply(module: torch.nn.Module, use_stream: bool, **how: Any) -> None:
+        how["offload_type"] = GroupOffloadingType(how["offload_type"])
+        stream: Any = torch.cpu.Stream()
+        _apply_group_offloading(
+            module, GroupOffloadingConfig(**how, non_blocking=False, record_stream=False, stream=stream)
+        )
+
+    monkeypatch.setattr("hallo3.runtime.strategies.apply_group_offloading", apply)
+    monkeypatch.setattr(Streamed, "_ahead", True)
+    monkeypatch.setattr(torch.cpu.Stream, "synchronize", lambda stream: None, raising=False)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: memory.pin(tensor))
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda tensor: memory.is_pinned(tensor))
+    return memory
+
+
+def test_what_stays_pinned_is_what_is_estimated(tiny_bundle: Path, expected: np.ndarray, pinned: Pinned) -> None:
+    """The denoiser's layers from the first clip on; of text encoder and reference network one layer at a time."""
+    pipeline, beside = elsewhere(tiny_bundle, Streamed), []
+    sizes = bundle_sizes(tiny_bundle)
+    work = workload(sizes, 0.7, None, torch.float32, torch.device("cuda"))
+
+    def look(module: torch.nn.Module) -> None:
+        if type(module) in LAYERS - {Hallo3Block}:
+            beside.append(pinned.bytes)
+
+    with watched(look):
+        assert np.array_equal(frames_of(pipeline), expected)
+        assert max(beside) == 0  # their copies are on the device by then
+        assert pinned.bytes == pinned.most == Sizes(sizes, work).pinned()
+        assert np.array_equal(frames_of(pipeline), expected)
+    gc.collect()
+    assert pinned.bytes == Sizes(sizes, work).pinned()
 
 
 @pytest.mark.parametrize("strategy", [Staged, Streamed])

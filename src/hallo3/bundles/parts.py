@@ -169,10 +169,14 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
     return [folder / name for name in files]
 
 
-def count_parameters(folder: Path, stem: str, prefix: str = "") -> int:
-    """Numbers in the tensors of a model folder whose names begin with `prefix`; reads headers only."""
+def count_parameters(folder: Path, stem: str, prefix: str = "", *, pinned: bool = False) -> int:
+    """Numbers in the tensors of a model folder whose names begin with `prefix`; reads headers only.
+
+    pinned: numbers for which there is room in pinned memory, where torch gives each tensor a power of two.
+    """
     tensors = (item for file in weight_files(folder, stem) for item in read_header(file).items())
-    return sum(math.prod(tensor["shape"]) for name, tensor in tensors if name.startswith(prefix))
+    counts = (math.prod(tensor["shape"]) for name, tensor in tensors if name.startswith(prefix))
+    return sum(1 << max(0, count - 1).bit_length() for count in counts) if pinned else sum(counts)
 
 
 def check_part(folder: Path, part: Part, *, weights: bool = True) -> None:

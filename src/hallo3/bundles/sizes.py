@@ -11,6 +11,7 @@ from .parts import PARTS, count_parameters, read_json
 from .places import HUB_NAME, registry, resolve
 
 PROJECTION, LAYERS, TEXT_LAYERS = "speech_projection", "transformer_blocks", "encoder.block"
+PINNED = "pinned transformer_blocks"
 PUBLISHED_NAMES = ("hallo3", "fudan-generative-ai/hallo3")
 
 # Numbers in the weights of the published model, as this package's classes hold them.
@@ -18,6 +19,7 @@ PUBLISHED_PARAMETERS = {
     "transformer": 8_921_057_344,
     PROJECTION: 1_244_449_280,
     LAYERS: 7_601_717_760,
+    PINNED: 12_690_811_392,
     "reference_network": 5_508_446_464,
     "text_encoder": 4_762_310_656,
     TEXT_LAYERS: 4_630_710_272,
@@ -38,7 +40,8 @@ class BundleSizes:
     """What a plan needs to know of a bundle.
 
     parameters: numbers in the weights of each part; those of the denoiser's speech projection and of its layers once
-    more by themselves (`speech_projection`, `transformer_blocks`), and of the text encoder's layers (`encoder.block`).
+    more by themselves (`speech_projection`, `transformer_blocks`), and of the text encoder's layers (`encoder.block`);
+    and for how many there is room where the denoiser's layers are pinned (`pinned transformer_blocks`).
     denoiser, vae: their configurations, published where they say nothing. settings: the pipeline's. downloaded: whether
     the files are on this machine. text_layers: how many layers the text encoder has.
     """
@@ -66,6 +69,8 @@ def bundle_sizes(bundle: str | Path) -> BundleSizes:
     parameters = {name: count_parameters(folder / name, stem) for name, stem in stems.items() if stem is not None}
     for name, part in ((PROJECTION, "transformer"), (LAYERS, "transformer"), (TEXT_LAYERS, "text_encoder")):
         parameters[name] = count_parameters(folder / part, str(stems[part]), f"{name}.")
+    layers = folder / "transformer", str(stems["transformer"]), f"{LAYERS}."
+    parameters[PINNED] = count_parameters(*layers, pinned=True)
     return BundleSizes(
         parameters=parameters,
         denoiser=read_json(folder / "transformer" / "config.json"),

@@ -24,7 +24,7 @@ Tests compare them with what lives at once in real runs.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..bundles.sizes import LAYERS, PROJECTION, TEXT_LAYERS, BundleSizes
+from ..bundles.sizes import LAYERS, PINNED, PROJECTION, TEXT_LAYERS, BundleSizes
 from ..sampling.guidance import GuidanceScales, branches
 from ..sampling.shortcuts import EXACT, Shortcuts, count_evaluations
 from .layout import Layout, choose_layout, divisible
@@ -123,6 +123,11 @@ class Sizes:
         """Of a part of the bundle; 0 where it has none."""
         count = self.bundle.parameters.get(part, 0)
         return count * self.b - (self.b - 1) * (0 if self.quantised == "full" else self._in_a_byte(part))
+
+    def pinned(self) -> float:
+        """The denoiser's layers in pinned memory, where each tensor takes a power of two."""
+        count = self.bundle.parameters
+        return self.weights(LAYERS) * count.get(PINNED, 0) / max(count[LAYERS], 1)
 
     def _in_a_byte(self, part: str) -> float:
         """Numbers of a part that quantisation stores in one byte."""
@@ -253,10 +258,18 @@ def helping(sizes: Sizes, strategy: str) -> float:
 
 
 def host_memory(sizes: Sizes, strategy: str) -> float:
-    """Bytes of host memory beside a GPU: weights are read there first, and those that come and go stay there."""
-    parts = [sizes.weights(part) for part in ("transformer", "reference_network", "text_encoder")]
+    """Bytes of host memory beside a GPU: weights are read there first, and those that come and go stay there.
+
+    Files are mapped: what another stage has read can be given back. What is pinned can't.
+    """
+    denoiser = sizes.weights("transformer")
+    once = sizes.weights("reference_network"), sizes.weights("text_encoder")
     beside = sizes.weights("vae") + sizes.weights("speech_encoder") + LIBRARIES["cuda"]
-    return beside + (sum(parts) if strategy == "resident" else max(parts))
+    if strategy == "resident":
+        return beside + denoiser + sum(once)
+    if strategy == "streamed":
+        denoiser += sizes.pinned() - sizes.weights(LAYERS)
+    return beside + max(denoiser, *once)
 
 
 @dataclass(frozen=True)

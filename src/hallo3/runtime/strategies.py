@@ -126,8 +126,8 @@ class Streamed(Staged):
 
     def _read_for_use(self, part: str) -> nn.Module:
         network = self._read(part)
-        # A text encoder's layers are those of the stack inside.
-        self._stream(network.encoder if part == "text_encoder" else network)  # type: ignore[arg-type]
+        # A text encoder's layers are those of the stack inside. Each is used once, and pinned only while it is.
+        self._stream(network.encoder if part == "text_encoder" else network, lasting=False)  # type: ignore[arg-type]
         return network
 
     @contextmanager
@@ -136,7 +136,7 @@ class Streamed(Staged):
         if part == "transformer" and pipeline.transformer not in self._streamed:
             self._streamed.add(pipeline.transformer)
             layers = LayersAlone(pipeline.transformer.transformer_blocks)
-            self._stream(layers)
+            self._stream(layers, lasting=True)
             if self._ahead:
                 layers()
         with super().using(pipeline, part):
@@ -151,7 +151,8 @@ class Streamed(Staged):
         """Layers are fetched ahead, on a stream of their own."""
         return self.device is not None and self.device.type == "cuda"
 
-    def _stream(self, network: nn.Module) -> None:
+    def _stream(self, network: nn.Module, lasting: bool) -> None:
+        """Lets layers come and go; lasting: they are kept pinned, because they come again and again."""
         assert self.device is not None
         apply_group_offloading(
             network,
@@ -160,6 +161,7 @@ class Streamed(Staged):
             offload_type="block_level",
             num_blocks_per_group=1,
             use_stream=self._ahead,
+            low_cpu_mem_usage=not lasting,
         )
 
 
