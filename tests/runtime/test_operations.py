@@ -1,13 +1,15 @@
 """Operations of the denoiser at the published size, counted on tensors without numbers."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from diffusers import AutoencoderKLCogVideoX
 
-from hallo3.bundles.sizes import PUBLISHED_VAE
+from hallo3.bundles.sizes import PUBLISHED_VAE, bundle_sizes
 from hallo3.conditions.motion import decode_video
+from hallo3.runtime import operations, plan
 from hallo3.runtime.operations import DenoiserOperations, Grid, count_decoding, count_denoiser, operations_of
 from hallo3.training.vae import EMBEDDED_VAE
 
@@ -80,3 +82,36 @@ def test_decoding_is_what_would_be_counted(config: dict[str, Any], frames: int) 
         vae = AutoencoderKLCogVideoX.from_config(config)
     latents = torch.empty(1, frames, vae.config.latent_channels, grid.height, grid.width, device="meta")
     assert count_decoding(config, grid) == operations_of(lambda: list(decode_video(vae, latents)))
+
+
+@pytest.mark.parametrize("probe", [(32, 1), (64, 5)])
+def test_speed_is_that_of_finished_work(probe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device that works later, and takes long to start: a clock that goes on only while work is waited for."""
+    clock = SimpleNamespace(now=0.0, given=0, start=100.0, monotonic=lambda: clock.now)
+    product = torch.Tensor.__matmul__
+
+    def give(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        clock.given += 1
+        assert a.dtype == torch.bfloat16
+        return product(a, b)
+
+    def wait(device: torch.device) -> None:
+        clock.now += 0.25 * clock.given + clock.start
+        clock.given, clock.start = 0, 0.0
+
+    monkeypatch.setattr(operations, "time", clock)
+    monkeypatch.setattr(operations, "wait_for", wait)
+    monkeypatch.setattr(operations, "SMALL_PROBE", probe)
+    monkeypatch.setattr(torch.Tensor, "__matmul__", give)
+    assert operations.measured_speed(torch.device("cpu"), "bfloat16", 4.0) == 2 * probe[0] ** 3 / 0.25
+
+
+def test_one_gpu_is_not_planned_by_the_speed_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor by that of another number format."""
+    sizes, cpu = bundle_sizes("hallo3"), torch.device("cpu")
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(plan, "measured_speed", lambda device, precision: asked.append((device.type, precision)) or 7.0)
+    assumed = [plan.speed_of(sizes, cpu, kind, elsewhere=True) for kind in (torch.bfloat16, torch.float32)]
+    assert assumed[0].per_second > 4 * assumed[1].per_second > 1e12 and not asked
+    here = plan.speed_of(sizes, torch.device("cuda"), torch.float16)
+    assert (here.per_second, asked) == (7.0, [("cuda", "float16")]) and "measured here (cuda, float16)" in here.source

@@ -23,7 +23,7 @@ from .quantized import MISSING, WEIGHTS, available, check_weights
 Scales = Mapping[str, float | None]
 """Scales of guidance by the names of their settings (`speech_scale`, …); None, or none of that name: the bundle's."""
 NO_SCALES: Scales = {}
-ASSUMED_SPEED = 150e12  # operations a second, bfloat16, of a GPU that is not here
+ASSUMED_SPEED = {2: 150e12, 4: 19e12}  # operations a second of a GPU that is not here, by bytes a number
 
 
 @dataclass(frozen=True)
@@ -233,8 +233,11 @@ def workload(
 def speed_of(sizes: BundleSizes, here: torch.device, number_format: torch.dtype, elsewhere: bool = False) -> Speed:
     """Operations of a bundle's networks, and how many of them a second: measured on `here`, or assumed of elsewhere."""
     grid = Grid.of(sizes.settings)
-    per_second = ASSUMED_SPEED if elsewhere else measured_speed(here, str(number_format).removeprefix("torch."))
-    words = "assumed of a GPU that is not here" if elsewhere else f"measured here ({here.type})"
+    if elsewhere:
+        per_second, words = ASSUMED_SPEED[number_format.itemsize], "assumed of a GPU that is not here"
+    else:
+        precision = str(number_format).removeprefix("torch.")
+        per_second, words = measured_speed(here, precision), f"measured here ({here.type}, {precision})"
     source = f"{per_second / 1e12:,.2f} TFLOP/s, {words}"
     return Speed(count_denoiser(sizes.denoiser, grid).step, count_decoding(sizes.vae, grid), per_second, source)
 
