@@ -3,6 +3,7 @@
 PUBLISHED_GRAPH.py computes what the published implementation does, plainly (`PublishedGraph`, `random_weights`). Both
 get the same random weights and inputs, the same number format and attention kernel, and take turns in one run; their
 outputs are compared first. Medians. A guided step is two branches: without text and speech, and with both.
+With `--count` nothing is timed: operations of every way at the published size, on tensors without numbers.
 
 Last figures: docs/speed.md.
 """
@@ -24,6 +25,7 @@ from hallo3.networks.conditions import DenoiserConditions
 from hallo3.networks.denoiser import Hallo3Transformer3DModel
 from hallo3.runtime.devices import choose_device, device_name
 from hallo3.runtime.measured import seconds_of
+from hallo3.runtime.operations import operations_of
 
 FULL = {"width": 3072, "heads": 48, "layers": 42, "rows": 30, "columns": 45, "words": 226}
 SMALL = {"width": 256, "heads": 4, "layers": 8, "rows": 8, "columns": 12, "words": 32}
@@ -31,6 +33,7 @@ SMALL_CONDITIONS = {"text": 128, "speech": (5, 12, 32, 64, 64, 8), "face": (64, 
 FRAMES, CLIP, LEAD = 13, 49, 2
 AGREE = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # largest difference of outputs, of the largest output
 BARS = {"exact": 1.25}
+MOST = {"exact": 400.7e12, "folded face": 388e12, "folded face and speech": 381e12}
 Step = Callable[[], Tensor]
 
 
@@ -177,6 +180,14 @@ def compare(
     return {"seconds": guided, "differences": away, "conditions": prepare, "video": video(10, 50, guided, prepare)}
 
 
+@torch.no_grad()
+def count(baseline: Any) -> dict[str, float]:
+    """Operations of a guidance branch at the published size, by each way."""
+    with torch.device("meta"):
+        contest = Contest(baseline, True, None, torch.device("meta"), torch.bfloat16)
+        return {name: operations_of(step) / 2 for name, step in contest.ways(compiled=False).items()}
+
+
 def main(
     graph: Annotated[Path, typer.Argument(help="The published graph, a Python file.")],
     full: Annotated[bool, typer.Option("--full", help="Published sizes: 14 billion parameters.")] = False,
@@ -185,10 +196,13 @@ def main(
     device: Annotated[str, typer.Option()] = "auto",
     dtypes: Annotated[str, typer.Option(help="Number formats, with commas.")] = "float32,bfloat16",
     compiled: Annotated[bool, typer.Option("--compile", help="Also compiled.")] = False,
+    counted: Annotated[bool, typer.Option("--count", help="Operations of the published size, not times.")] = False,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
-    """Compare a guided step with the published graph's; exit code 1 when the exact way misses its bar."""
+    """Compare a guided step with the published graph's; exit code 1 when a way misses its bar."""
     place, baseline = choose_device(device), load_baseline(graph)
+    if counted:
+        raise typer.Exit(_show_count(count(baseline), as_json))
     found = {
         name: compare(baseline, full, layers, place, getattr(torch, name), rounds, compiled)
         for name in dtypes.split(",")
@@ -200,6 +214,18 @@ def main(
         _show(found)
     reached = [one["seconds"]["published"] / one["seconds"]["exact"] for one in found.values()]
     raise typer.Exit(int(max(reached) < BARS["exact"]))
+
+
+def _show_count(found: dict[str, float], as_json: bool) -> int:
+    """Exit code 1 when one of ours takes more than it may."""
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        print(f"{'a guidance branch, published size':34} {'TFLOP':>8} {'at most':>8}")
+        for way, operations in found.items():
+            most = f"{MOST[way] / 1e12:8.1f}" if way in MOST else ""
+            print(f"  {way:32} {operations / 1e12:8.1f} {most}".rstrip())
+    return int(any(found[way] > most for way, most in MOST.items()))
 
 
 def _show(found: dict[str, Any]) -> None:
