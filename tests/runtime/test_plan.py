@@ -14,7 +14,7 @@ from diffusers import AutoencoderKLCogVideoX
 from live_memory import peak_of
 
 import tiny
-from hallo3.animation import AnimationRequest, check_settings
+from hallo3.animation import AnimationRequest, animate, check_settings
 from hallo3.bundles.places import embedded_bundle
 from hallo3.bundles.sizes import (
     LAYERS,
@@ -334,6 +334,22 @@ def test_scales_of_guidance_cost_memory_and_time() -> None:
     assert (none[0], own[0], more[0]) == (1, 2, 3)
     assert none[1] == own[1] and more[1] - own[1] == pytest.approx(3 * 42 * 1350 * 3072 * 2)
     assert none[2] < 0.6 * own[2] < 0.45 * more[2]
+
+
+def test_animate_plans_with_its_own_scales(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory for one reference does not suffice for two."""
+    sizes, cpu, how = bundle_sizes(tiny_bundle), torch.device("cpu"), ("resident", "full", "whole")
+    (own,) = estimates(sizes, workload(sizes, 1.0, None, torch.float32, cpu), considered=[how])
+    monkeypatch.setattr("hallo3.runtime.plan.free_memory", lambda device: math.ceil(own.device))
+    monkeypatch.setattr("hallo3.runtime.plan.free_host_memory", lambda: math.ceil(own.host))
+    tiny.portrait().save(tmp_path / "a.png")
+    speech = tiny.write_wav(tmp_path / "a.wav", tiny.speech(0.28))
+    options: dict[str, Any] = {"bundle": str(tiny_bundle), "no_face": True, "credentials": False}
+    request = AnimationRequest(tmp_path / "a.png", speech, tmp_path / "a.mp4", **options)
+    given: dict[str, Any] = {"device": "cpu", **dict(zip(("strategy", "weights", "decoding"), how, strict=True))}
+    with pytest.raises(UserError, match="does not fit"):
+        animate(replace(request, reference_scale=2.0), **given)
+    assert animate(request, **given).exists()
 
 
 def test_limits_are_those_of_animate(tmp_path: Path) -> None:
