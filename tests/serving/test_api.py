@@ -201,7 +201,7 @@ def test_without_a_token_pages_of_others_cannot_ask(serve: Callable[..., Any], s
 
 
 def test_results_expire(serve: Callable[..., Any], sent: dict[str, bytes], tmp_path: Path) -> None:
-    client = serve(keep_seconds=3.0)
+    client = serve(keep_seconds=8.0)
     job = client.post("/v1/jobs", **submission(sent)).json()["id"]
     wait_until(client, job, "done")
     assert client.get(f"/v1/jobs/{job}/result").status_code == 200

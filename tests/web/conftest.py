@@ -56,11 +56,11 @@ def start(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path, web_model
     settle_gradio(folder)
     running: list[tuple[uvicorn.Server, threading.Thread, JobQueue]] = []
 
-    def run(*, token: str | None = None, keep_seconds: float = 3600.0, **limits: Any) -> Site:
+    def run(*, token: str | None = None, **limits: Any) -> Site:
         kept = Limits(**{"per_minute": 10_000, **limits})
         jobs = JobQueue(folder / f"jobs-{len(running)}", kept, common={"bundle": str(tiny_bundle)})
         answers = Answers(
-            Visits(jobs, folder / "uploads", keep_seconds), web_model, Forecaster(str(tiny_bundle), web_model)
+            Visits(jobs, folder / "uploads", keep_seconds=3600.0), web_model, Forecaster(str(tiny_bundle), web_model)
         )
         listening = socket.create_server(("127.0.0.1", 0))
         port = listening.getsockname()[1]

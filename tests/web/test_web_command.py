@@ -27,6 +27,12 @@ from hallo3.web.samples import find_samples
 Started = tuple[subprocess.Popen[str], str]
 
 
+def hear_all_signals() -> None:
+    """A test run in the background, or under nohup, ignores these."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start_command(tmp_path: Path) -> Iterator[Callable[..., Started]]:
     """Gives a function that starts the command on a free port and gives the process and the address."""
@@ -44,7 +50,7 @@ def start_command(tmp_path: Path) -> Iterator[Callable[..., Started]]:
             text=True,
             cwd=tmp_path / "here",
             env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
+            preexec_fn=hear_all_signals,
         )
         processes.append(process)
         assert process.stdout is not None and process.stderr is not None

@@ -13,22 +13,22 @@ from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .embeddings import Rotary, start_at_zero
+from .products import Linear, product
 
 
-class FusedLinear(nn.Linear):
+class FusedLinear(Linear):
     """Several projections of one input, stacked along the output; the first ones can be left out."""
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """`(..., in_features)` → `(..., out_features − start)`: the outputs from `start` on."""
         if start == 0:
             return super().forward(x)
-        return F.linear(x, self.weight[start:], self.bias[start:])
+        return product(x, self.weight[start:], self.bias[start:])
 
 
-class OutputLinear(nn.Linear):
+class OutputLinear(Linear):
     """The projection after an attention; it can take the attention's parts in place of its result."""
 
     def forward(self, x: Tensor, values: Tensor | None = None) -> Tensor:

@@ -20,6 +20,7 @@ from .blocks import Hallo3Block
 from .conditions import Condition, DenoiserConditions
 from .embeddings import RotaryPositions, TokenEmbedding, start_at_zero, unpatchify, video_rows
 from .layers import at_hand
+from .products import multiply_fast
 from .projections import FaceProjection, FaceTimeProjection, SpeechProjection, SpeechTimeProjection
 from .variants import DEFAULT_IDENTITY, DEFAULT_SPEECH, IDENTITY_CONDITIONINGS, check_conditioning
 
@@ -118,6 +119,7 @@ class Hallo3Transformer3DModel(ModelMixin, AttentionMixin, ConfigMixin, PeftAdap
         # The prediction starts at zero, as every layer starts as the identity.
         start_at_zero(self.norm_out.linear)
         start_at_zero(self.proj_out)
+        multiply_fast(self)
         self.gradient_checkpointing = False
 
     def _make_speech_projection(self) -> SpeechProjection:

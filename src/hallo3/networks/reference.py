@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .blocks import LastReferenceBlock, ReferenceBlock
 from .embeddings import RotaryPositions, TokenEmbedding
+from .products import multiply_fast
 
 
 class ReferenceNetwork(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):
@@ -50,6 +51,7 @@ class ReferenceNetwork(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin
             ReferenceBlock(width, heads, head_dim, time_embed_dim) for _ in range(num_layers - 1)
         )
         self.transformer_blocks.append(LastReferenceBlock(width, time_embed_dim))
+        multiply_fast(self)
         self.gradient_checkpointing = False
 
     def forward(self, latents: Tensor, text_embeds: Tensor) -> list[Tensor]:

@@ -25,7 +25,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from hallo3.errors import UserError
+from hallo3.errors import UserError, hush_libraries
 from hallo3.media.files import replace_file, writing
 from hallo3.version import __version__
 
@@ -302,7 +302,7 @@ def _each(make: Callable[[int], None], indices: Sequence[int], workers: int) -> 
     if workers == 1:
         yield from map(make, indices)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=hush_libraries) as pool:
         yield from pool.map(make, indices)
 
 

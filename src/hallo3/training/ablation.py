@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from hallo3.errors import UserError
-from hallo3.media.files import replace_file
+from hallo3.media.files import replace_file, writing
 from hallo3.networks.denoiser import Hallo3Transformer3DModel
 from hallo3.networks.variants import DEFAULT_IDENTITY, DEFAULT_SPEECH
 from hallo3.sampling.guidance import GuidanceScales
@@ -269,7 +269,8 @@ def check_work(ablation: Ablation, adopt: bool = False) -> None:
             f"{path}: is not there, so nobody knows what the trainings here were made with; if it was these settings, "
             f"say so with --adopt, else choose another out"
         )
-    ablation.out.mkdir(parents=True, exist_ok=True)
+    with writing(ablation.out, "name a folder that can be made"):
+        ablation.out.mkdir(parents=True, exist_ok=True)
     replace_file(path, (json.dumps({"made_with": now, "adopted": there}, indent=1) + "\n").encode())
 
 

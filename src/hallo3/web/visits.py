@@ -45,7 +45,7 @@ class Visits:
     """
 
     def __init__(self, jobs: JobQueue, uploads: Path, keep_seconds: float) -> None:
-        self.jobs, self.uploads, self._keep = jobs, uploads, keep_seconds
+        self.jobs, self.uploads, self.keep_seconds = jobs, uploads, keep_seconds
         self._lock = threading.Lock()
         self._visits: dict[str, Visit] = {}
         self._leaving: list[str] = []
@@ -104,7 +104,7 @@ class Visits:
 
     def tidy(self) -> None:
         """Ends the visits that are over, and deletes what nobody uses any more."""
-        over = time.monotonic() - self._keep
+        over = time.monotonic() - self.keep_seconds
         with self._lock:
             for visit in [one for one in self._visits.values() if one.seen < over]:
                 del self._visits[visit.name]
