@@ -190,6 +190,7 @@ def _drawn(
     words = caption(rng, identity, scene, motion)
     result = render(identity, scene, motion, height, width)
     meta = {"seed": seed, "speech": speech.source, "identity": identity.to_dict(), "scene": scene.to_dict()}
+    meta["body_pitch"] = float(motion.body_pitch.mean())
     return _sample(result, speech, words, f"drawn-{identity_name}", "drawn", meta)
 
 
