@@ -99,6 +99,15 @@ def test_missing_cases_are_left_out() -> None:
     assert trained_mean(np.array([[1.0, np.nan]]), Spread(0, 0)) is None, "nobody knows how sure one case is"
 
 
+def test_a_training_without_a_number_is_left_out() -> None:
+    """As if it had not been; and the one that is left says nothing of how trainings differ."""
+    one = np.array([[1.0, 2.0, 1.5]])
+    both = np.concatenate([np.full((1, 3), np.nan), one])
+    for spread in (Spread(1, 5), Spread(0, 0)):
+        assert trained_mean(both, spread) == trained_mean(one, spread)
+        assert trained_difference(both, 0 * both, spread) == trained_difference(one, 0 * one, spread)
+
+
 def test_a_difference_on_the_same_cases_is_surer_than_the_cases_are() -> None:
     random = np.random.default_rng(3)
     hard = 5 * random.standard_normal(20)

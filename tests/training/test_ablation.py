@@ -185,6 +185,8 @@ def test_what_chance_could_do_is_no_answer() -> None:
         for value, chance in [(0.2, 0.01), (0.2, 0.3), (-0.2, 0.01)]
     ]
     assert verdicts == ["holds", "not told apart", "the opposite"]
+    nan = float("nan")
+    assert Answer("", "sync", Estimate(1.0, nan, nan, nan), chance=nan).verdict == "not told apart"
 
 
 def test_a_meter_that_read_nothing_ends_in_an_answer(tmp_path) -> None:

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from hallo3.evaluation.motion import clip_borders
 from hallo3.evaluation.sync import wrong_recordings
-from hallo3.studio.dataset import Sample
+from hallo3.studio.dataset import Sample, sample
 from hallo3.studio.identity import Identity
 from hallo3.studio.performance import Performance, performance
 from hallo3.studio.renderer import render
@@ -17,7 +17,9 @@ from hallo3.studio.scene import Scene
 from hallo3.training.score_cases import Case, Person, rehearse
 from hallo3.training.score_drawn import (
     ReadCase,
+    Reader,
     drawn_scores,
+    later,
     long_scores,
     read_case,
     still_scores,
@@ -64,7 +66,8 @@ def drawn(seed: int, fault: str = "", dynamic: bool = True, foreground: str = "n
         caption="",
         identity=str(seed),
         source="drawn",
-        meta={"seed": seed, "identity": identity.to_dict(), "scene": scene.to_dict()},
+        meta={"seed": seed, "identity": identity.to_dict(), "scene": scene.to_dict()}
+        | {"body_pitch": float(acted.body_pitch.mean())},
     )
 
 
@@ -185,6 +188,22 @@ def test_a_view_is_scored_by_its_sync_and_its_pose(style: str) -> None:
     scores = view_scores("view", [Case(truth, drawn(1).frames)])
     assert scores["view pose"].value > 5
     assert view_scores("view", []) == {}
+
+
+@pytest.mark.parametrize(("seed", "style"), [(1, "higher"), (2, "lower")])
+def test_who_is_seen_from_above_or_below_is_known_from_there(seed: int, style: str) -> None:
+    """The body leans with the head, and so does the one that the meters learn from."""
+    read = Reader(drawn(seed, style=style))
+    true = read(read.truth.frames)
+    assert true.pose < 2 and true.mouth.shape > 0.9 and abs(later(true.identity)) < 0.1
+
+
+def test_a_drawn_sample_tells_how_its_body_leans() -> None:
+    tilts = {
+        style: sample(3, split="test", frames=2, height=32, width=48, style=style).meta["body_pitch"]
+        for style in ("higher", "lower", "high")
+    }
+    assert tilts["higher"] < -0.3 and tilts["lower"] > 0.3 and tilts["high"] == 0
 
 
 def test_a_head_that_does_not_move_as_it_should() -> None:

@@ -94,7 +94,7 @@ def _serve(
 ) -> None:
     from ..animation import AnimationRequest, load, signer_of
     from ..serving.jobs import JobQueue
-    from ..serving.listening import address_of, listen
+    from ..serving.listening import address_of, listen, serve
     from ..serving.worker import Worker
     from ..web import settle_gradio
 
@@ -116,9 +116,9 @@ def _serve(
         taken = listening.getsockname()[1]
         worker = Worker(jobs, pipeline, on_end=answers.learn)
         app = create_app(answers, worker, bundle=bundle, token=token, port=taken)
-        _announce(address_of(listening, host), host, token, bundle)
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
-        PageServer(config).run(sockets=[listening])
+        address = address_of(listening, host)
+        serve(PageServer(config), listening, lambda: _announce(address, host, token, bundle))
     jobs.close()
 
 

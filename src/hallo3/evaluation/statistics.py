@@ -94,8 +94,7 @@ def trained_mean(values: Floats, spread: Spread) -> Estimate | None:
     Returns:
         None where fewer than two cases have a number.
     """
-    own = float(np.var(_means(values), ddof=1)) if len(values) > 1 and np.isfinite(values).any() else 0.0
-    return _estimate(values, max(own, spread.variance) / len(values), spread.degrees)
+    return _estimate(values, max(_variance(_means(values)), spread.variance), spread.degrees)
 
 
 def trained_difference(a: Floats, b: Floats, spread: Spread, *, same_trainings: bool = False) -> Estimate | None:
@@ -107,21 +106,17 @@ def trained_difference(a: Floats, b: Floats, spread: Spread, *, same_trainings: 
     """
     both = np.isfinite(a) & np.isfinite(b)
     a, b = np.where(both, a, np.nan), np.where(both, b, np.nan)
-    if not both.any():
-        return None
-    own = 0.0
-    if len(a) > 1:
-        parts = [_means(a - b)] if same_trainings else [_means(a), _means(b)]
-        own = sum(float(np.var(part, ddof=1)) for part in parts if len(part) > 1)
-    return _estimate(a - b, max(own, 2 * spread.variance) / len(a), spread.degrees)
+    parts = [_means(a - b)] if same_trainings else [_means(a), _means(b)]
+    return _estimate(a - b, max(sum(map(_variance, parts)), 2 * spread.variance), spread.degrees)
 
 
 def _estimate(values: Floats, between_seeds: float, degrees: int) -> Estimate | None:
-    """From values or differences `(seeds, cases)` and the variance of their mean that the trainings bring."""
-    cases = _means(values.T)
+    """From values or differences `(seeds, cases)` and the variance that one training brings to them."""
+    seeds, cases = _means(values), _means(values.T)
     if len(cases) < 2:
         return None
-    value, error = float(_means(values).mean()), float(np.sqrt(between_seeds + cases.var(ddof=1) / len(cases)))
+    value = float(seeds.mean())
+    error = float(np.sqrt(between_seeds / len(seeds) + cases.var(ddof=1) / len(cases)))
     known = min(degrees, len(cases) - 1) if degrees else len(cases) - 1
     if error < 1e-12:
         return Estimate(value, value, value, 1.0 if abs(value) < 1e-12 else 0.0)
@@ -132,6 +127,11 @@ def _estimate(values: Floats, between_seeds: float, degrees: int) -> Estimate | 
 def student_reach(degrees: int) -> float:
     """How many standard errors a 95 % interval reaches to either side, with so many degrees of freedom."""
     return float(student.ppf(0.975, degrees))
+
+
+def _variance(means: Floats) -> float:
+    """Between trainings; 0 where fewer than two have a number, which say nothing of it."""
+    return float(means.var(ddof=1)) if len(means) > 1 else 0.0
 
 
 def _means(values: Floats) -> Floats:

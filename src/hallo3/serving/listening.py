@@ -1,8 +1,13 @@
 """Where a server listens: opened before a model is loaded, so that a port in use costs one line and no wait."""
 
 import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
+
+if TYPE_CHECKING:
+    from uvicorn import Server
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -19,3 +24,14 @@ def address_of(listening: socket.socket, host: str) -> str:
     """The address to open, of a socket that listens at `host`."""
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{listening.getsockname()[1]}"
+
+
+def serve(server: "Server", listening: socket.socket, announce: Callable[[], None]) -> None:
+    """Announces a server and runs it until a signal ends it, which the handlers of before then hear of.
+
+    Signals are the server's from before the announcement on: within its event loop, which passes on KeyboardInterrupt
+    and SystemExit alone, whatever else a handler of before raises is lost, and the server would go on for ever.
+    """
+    with server.capture_signals():
+        announce()
+        server.run(sockets=[listening])

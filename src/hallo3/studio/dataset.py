@@ -190,6 +190,7 @@ def _drawn(
     words = caption(rng, identity, scene, motion)
     result = render(identity, scene, motion, height, width)
     meta = {"seed": seed, "speech": speech.source, "identity": identity.to_dict(), "scene": scene.to_dict()}
+    meta["body_pitch"] = float(motion.body_pitch.mean())
     return _sample(result, speech, words, f"drawn-{identity_name}", "drawn", meta)
 
 
@@ -326,13 +327,27 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def check_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Notes in `path` what its folder is made with; raises UserError when that was noted otherwise before."""
+    """Notes in `path` what its folder is made with.
+
+    Raises UserError when that was noted otherwise before, or can't be read any more.
+    """
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = noted_settings(path)
         if found != settings:
             raise UserError(f"{path}: this folder was made with {found}, not {settings}; choose another folder")
     else:
         replace_file(path, json.dumps(settings).encode(), alone=False)
+
+
+def noted_settings(path: Path) -> dict[str, Any]:
+    """What `check_settings` has noted in `path`, a file that is there. Raises UserError for one that is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+    except ValueError:
+        pass
+    raise UserError(f"{path}: is damaged, so nobody knows what its folder was made with; choose another folder")
 
 
 def _write_sample(folder: Path, settings: dict[str, Any], material: Material | None, index: int) -> None:

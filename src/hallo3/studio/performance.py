@@ -137,7 +137,7 @@ def performance(
         body_yaw=_f32(0.65 * yaw0 + 0.15 * (yaw - yaw0)),
         head_x=_f32(0.25 * (yaw - yaw0)),
         body_pitch=_f32(np.full(count, tilt)),
-        head_y=_f32(-energy * 0.05 * nod + _lift(pitch0 if tilt else 0.0)),
+        head_y=_f32(-energy * 0.05 * nod + lift(pitch0 if tilt else 0.0)),
         time=_f32(float(rng.uniform(0, 40)) + np.arange(count) / FPS),
         camera_x=_f32(wandering * _drift(rng, count, 0.012, 45)),
         camera_y=_f32(wandering * _drift(rng, count, 0.008, 40)),
@@ -190,7 +190,7 @@ def _view(rng: np.random.Generator, style: str) -> tuple[float, float]:
     return yaw, pitch
 
 
-def _lift(pitch: float) -> float:
+def lift(pitch: float) -> float:
     """Shift, in head units, that keeps the middle of a pitched head where that of an upright one is."""
     _, up, forward = (-value for value in PIVOT)
     return up - (up * float(np.cos(pitch)) + forward * float(np.sin(pitch)))

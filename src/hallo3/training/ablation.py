@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
+from hallo3.bundles.parts import read_json
 from hallo3.errors import UserError
 from hallo3.media.files import replace_file, writing
 from hallo3.networks.denoiser import Hallo3Transformer3DModel
@@ -255,7 +256,7 @@ def check_work(ablation: Ablation, adopt: bool = False) -> None:
     if ablation.out.exists() and not ablation.out.is_dir():
         raise UserError(f"{ablation.out}: is a file; give a folder as out=…")
     if path.is_file():
-        noted = json.loads(path.read_text(encoding="utf-8"))["made_with"]
+        noted = _noted(ablation)["made_with"]
         for name in sorted(noted.keys() | now.keys()):
             if noted.get(name) != now.get(name):
                 raise UserError(
@@ -276,8 +277,20 @@ def check_work(ablation: Ablation, adopt: bool = False) -> None:
 
 def was_adopted(ablation: Ablation) -> bool:
     """Whether the settings of the trainings were stated afterwards, not noted when they began."""
+    return (ablation.out / NOTED).is_file() and bool(_noted(ablation)["adopted"])
+
+
+def _noted(ablation: Ablation) -> dict[str, Any]:
+    """What `out/ablation.json` says. Raises UserError where that can't be read."""
     path = ablation.out / NOTED
-    return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8"))["adopted"])
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {"made_with": dict(found["made_with"]), "adopted": bool(found["adopted"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{path}: is damaged, so nobody knows what the trainings here were made with; if it was these settings, "
+            f"delete the file and say so with --adopt, else choose another out"
+        ) from None
 
 
 def folder(ablation: Ablation, run: Run) -> Path:
@@ -294,8 +307,10 @@ def bundle_config(ablation: Ablation) -> dict[str, Any]:
 
 def networks_of(ablation: Ablation, run: Run) -> nn.ModuleDict:
     """New networks of a run, ready to be trained: of the bundle's sizes, but for those that the ablation gives."""
-    known = json.loads((resolve_bundle(ablation) / "transformer" / "config.json").read_text())
-    known |= ablation.sizes
+    path = resolve_bundle(ablation) / "transformer" / "config.json"
+    if not path.is_file():
+        raise UserError(f"bundle={ablation.bundle}: has no transformer, whose sizes are taken; give another bundle")
+    known = read_json(path) | ablation.sizes
     shared, conditions = ({name: known[name] for name in names if name in known} for names in (SHARED, NEEDS))
     conditions["speech_conditioning"], conditions["identity_conditioning"] = run.variant.speech, run.variant.identity
     return make_networks(shared, conditions, run.seed)

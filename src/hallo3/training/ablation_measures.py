@@ -38,7 +38,7 @@ MOVING, STILL = "moving scene", "still scene"
 # Seeds of people. Those of either scene are the same people in the same places.
 FIRST = {FRONT: 60_000, **{name: 61_000 + 100 * number for number, name in enumerate(VIEWS)}}
 FIRST_SCENE = 112_000
-METERS = 2
+METERS = 3
 """Counts how often the meters or the people came to be others: what was measured before is measured again."""
 SHOWN, COLUMNS = 3, 8  # people whose videos are kept for the contact sheets, and frames of each
 

@@ -1,6 +1,5 @@
 """The comparison as a report: the paper's tables with intervals, plots, contact sheets, and an answer to each claim."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -23,7 +22,7 @@ from hallo3.evaluation.statistics import (
     trained_mean,
 )
 from hallo3.evaluation.sync import LAGS
-from hallo3.studio.dataset import DRAWINGS
+from hallo3.studio.dataset import DRAWINGS, noted_settings
 from hallo3.training.ablation import (
     COMPARISONS,
     PUBLISHED,
@@ -127,7 +126,7 @@ class Answer:
         """Whether it is on the claimed side of zero, beyond chance."""
         if self.measured is None:
             return "nothing to measure"
-        if self.chance > SURE:
+        if not self.chance <= SURE:  # what is no number is no proof
             return "not told apart"
         return "holds" if self.measured.value > 0 else "the opposite"
 
@@ -381,7 +380,7 @@ def _how(results: Results, config: Path, settings: Sequence[str]) -> str:
 def _drawings(ablation: Ablation) -> str:
     """Which drawings the trainings learned from: people drawn otherwise are harder for all of them."""
     noted = ablation.out / "data" / "dataset.json"
-    return str(json.loads(noted.read_text(encoding="utf-8"))["drawings"]) if noted.is_file() else "not known"
+    return str(noted_settings(noted).get("drawings", "not known")) if noted.is_file() else "not known"
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -269,10 +269,16 @@ def write_bundle(recipe: Recipe) -> None:
 
 def training_notes(recipe: Recipe) -> dict[str, Any]:
     """What the weights come from, for the bundle's index and card: command, data, steps and minutes."""
+    from hallo3.studio.dataset import noted_settings
+
     data = recipe.work / "data"
-    settings = json.loads((data / "dataset.json").read_text()) if (data / "dataset.json").is_file() else {}
+    settings = noted_settings(data / "dataset.json") if (data / "dataset.json").is_file() else {}
+    command = f"python -m hallo3.training.embedded all --seed {recipe.seed} --processes {recipe.processes}"
+    for name in ("portraits", "recordings"):  # where they lie on one machine says nothing to others
+        if getattr(recipe, name) is not None:
+            command += f" --{name} FOLDER"
     notes: dict[str, Any] = {
-        "command": f"python -m hallo3.training.embedded all --seed {recipe.seed} --processes {recipe.processes}",
+        "command": command,
         "clips": sum(path.name.isdigit() for path in data.glob("*")),
     }
     notes |= {name: value for name, value in settings.items() if value is not None}

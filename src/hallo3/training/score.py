@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..errors import UserError
 from ..evaluation.motion import clip_borders
-from ..media.files import ensure_writable
+from ..media.files import ensure_writable, writing
 from . import score_drawn as drawn
 from .score_cases import FIRST_SEED, FPS, STILL_SECONDS, VIEWS, Case, drawn_cases, prompt_pairs
 from .score_photographs import Talking, find_pictures, photograph_scores, talking_photographs
@@ -92,7 +92,8 @@ def score_bundle(
         raise UserError(
             f"{out}: the contact sheets go to a folder, and this is a file, or in one; choose another --out"
         )
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out, "choose another --out"):
+        out.mkdir(parents=True, exist_ok=True)
     pictures = [] if photographs is None else find_pictures(photographs)
     material, pipeline = Material.find(recordings), Hallo3Pipeline.from_pretrained(bundle)
     made, total = counter(1), extent.videos + len(pictures)

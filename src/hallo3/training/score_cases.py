@@ -18,7 +18,7 @@ from ..evaluation.sync import SyncScore, lip_sync
 from ..evaluation.tracking import FaceTracker, Places
 from ..studio.dataset import Material, Sample, sample
 from ..studio.identity import Identity
-from ..studio.performance import performance
+from ..studio.performance import lift, performance
 from ..studio.renderer import Rendered, render
 from ..studio.scene import PLACES, STILL_ONLY, Scene
 
@@ -145,12 +145,16 @@ def rehearse(
     def around(track: Floats, deviation: float) -> NDArray[np.float32]:
         return (track.mean() + random.normal(0, deviation, count)).astype(np.float32)
 
+    acted, tilt = performance(random, opening, width, "conversation"), truth.meta["body_pitch"]
     acted = replace(
-        performance(random, opening, width, "conversation"),
+        acted,
         yaw=around(truth.yaw, spread[0]),
         pitch=around(truth.pitch, spread[1]),
         roll=around(truth.roll, 0.07),
         body_yaw=around(0.65 * truth.yaw, 0.02),
+        # Who is seen from above or below is so as a whole, and the head lies elsewhere above the shoulders.
+        body_pitch=np.full(count, tilt, np.float32),
+        head_y=acted.head_y + np.float32(lift(float(truth.pitch.mean())) if tilt else 0),
     )
     return render(identity, Scene.from_dict(truth.meta["scene"]), acted, *truth.frames.shape[1:3]), opening, width
 
