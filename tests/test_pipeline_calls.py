@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
+from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
@@ -55,9 +56,9 @@ def counted(pipeline: Hallo3Pipeline) -> Iterator[dict[str, int]]:
 def animate(pipeline: Hallo3Pipeline, seconds: float, **options: Any) -> dict[str, int]:
     with counted(pipeline) as calls:
         frames = pipeline(
-            tiny.portrait(),
+            options.pop("portrait", None) or tiny.portrait(),
             tiny.speech(seconds),
-            "a woman talks",
+            options.pop("prompt", "a woman talks"),
             no_face=True,
             framing="crop",
             num_inference_steps=STEPS,
@@ -70,8 +71,8 @@ def animate(pipeline: Hallo3Pipeline, seconds: float, **options: Any) -> dict[st
 def test_nothing_is_computed_twice(pipeline: Hallo3Pipeline) -> None:
     for videos, (seconds, clips) in enumerate([(2, 2), (5, 3), (10, 6)]):
         assert animate(pipeline, seconds) == {
-            "reference": 1,  # once per portrait
-            "text": 1,  # once per prompt
+            "reference": int(videos == 0),  # once per portrait; text: once per prompt; the videos have the same
+            "text": int(videos == 0),
             "denoiser": clips * STEPS * 2,  # branches
             "speech projection": clips + (videos == 0),  # once per clip; the dropped speech once per bundle
             "face projection": 1,
@@ -82,10 +83,25 @@ def test_nothing_is_computed_twice(pipeline: Hallo3Pipeline) -> None:
 def test_only_branches_that_do_not_cancel_are_computed(pipeline: Hallo3Pipeline) -> None:
     one = animate(pipeline, 1, guidance=GuidanceScales(1.0, 1.0, 1.0))
     assert (one["denoiser"], one["reference"]) == (STEPS, 1)
-    four = animate(pipeline, 1, guidance=GuidanceScales(4.0, 3.0, 2.0))
+    four = animate(pipeline, 1, guidance=GuidanceScales(4.0, 3.0, 2.0), seed=1)
     assert (four["denoiser"], four["reference"]) == (STEPS * 4, 2)
-    again = animate(pipeline, 1, guidance=GuidanceScales(4.0, 3.0, 2.0))
+    again = animate(pipeline, 1, guidance=GuidanceScales(4.0, 3.0, 2.0), seed=2)
     assert (again["denoiser"], again["reference"]) == (STEPS * 4, 1)  # the dropped one is known
+
+
+def test_what_the_video_before_had_in_common_is_not_encoded_again(pipeline: Hallo3Pipeline) -> None:
+    def encoded(prompt: str, **options: Any) -> tuple[int, int]:
+        calls = animate(pipeline, 1, prompt=prompt, **options)
+        return calls["text"], calls["reference"]
+
+    assert [encoded("a woman talks") for _ in range(2)] == [(1, 1), (0, 0)]
+    assert [encoded("a man talks") for _ in range(2)] == [(1, 0), (0, 0)]
+    assert [encoded("a man talks", seed=5) for _ in range(2)] == [(0, 1), (0, 0)]
+    other = tiny.portrait().transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    assert [encoded("a man talks", seed=5, portrait=other) for _ in range(2)] == [(0, 1), (0, 0)]
+    with torch.no_grad():
+        pipeline.text_encoder.shared.weight.mul_(0.5)
+    assert encoded("a man talks", seed=5, portrait=other) == (1, 0)
 
 
 def test_what_is_kept_follows_the_weights(pipeline: Hallo3Pipeline) -> None:

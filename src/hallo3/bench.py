@@ -117,7 +117,7 @@ def bench(
     sampling, count = Sampling.by(quality, steps, pipeline.config.num_inference_steps), len(branches(pipeline.guidance))
     first_clips = []
     for run in range(repeats + 1):
-        taken, first = _run(pipeline, sampling, no_face=bundle != "embedded")
+        taken, first = _run(pipeline, sampling, run, no_face=bundle != "embedded")
         if run:
             first_clips.append(first)
             for name, seconds in taken.items():
@@ -143,8 +143,13 @@ def bench(
     )
 
 
-def _run(pipeline: "Hallo3Pipeline", sampling: "Sampling", no_face: bool) -> tuple[dict[str, list[float]], float]:
-    """Seconds of every stage of two clips, by name, and until the first one was encoded."""
+def _run(
+    pipeline: "Hallo3Pipeline", sampling: "Sampling", run: int, no_face: bool
+) -> tuple[dict[str, list[float]], float]:
+    """Seconds of every stage of two clips, by name, and until the first one was encoded.
+
+    run: another seed and prompt each time, as what a video has in common with the one before is not encoded again.
+    """
     from .bundles.places import embedded_bundle
     from .media.fragments import FragmentEncoder
     from .media.images import read_image
@@ -156,7 +161,8 @@ def _run(pipeline: "Hallo3Pipeline", sampling: "Sampling", no_face: bool) -> tup
     speech = np.resize(heard, CLIPS * (k.num_frames - k.motion_frames) * 16_000 // k.fps)
     with _timed(pipeline) as times:
         began = time.perf_counter()
-        performance = pipeline.prepare(read_image(sample / "portrait.png"), speech, "A person talks.", no_face=no_face)
+        image, prompt = read_image(sample / "portrait.png"), f"A person talks, take {run}."
+        performance = pipeline.prepare(image, speech, prompt, seed=run, no_face=no_face)
         known = sum(seconds for taken in times.values() for seconds in taken)
         _wait(pipeline)
         times["speech and portrait"] = [time.perf_counter() - began - known]

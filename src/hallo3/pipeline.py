@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +190,8 @@ class Hallo3Pipeline(DiffusionPipeline):
             reference_scale=reference_scale,
         )
         self._no_reference, self._no_speech = KeptResult(), KeptResult()
+        # Of the video before: rows of a batch often share portrait or prompt.
+        self._last_words, self._last_reference = KeptResult(), KeptResult()
         self.strategy: Strategy = Resident()
         # Takes a clip's guidance branches, to evaluate them with other processes.
         self.evaluator: Callable[[Hallo3Transformer3DModel, list[BranchInputs]], Evaluate] | None = None
@@ -248,7 +250,8 @@ class Hallo3Pipeline(DiffusionPipeline):
     ) -> Performance:
         """Turns what a person has into what the networks take; runs every encoder once.
 
-        What stands for a dropped reference is the same in every video and is computed for the first one only.
+        What stands for a dropped reference is the same in every video and is computed for the first one only; text, or
+        portrait and seed, that are those of the video before are not encoded again.
 
         portrait: an RGB image. speech: (samples,) mono float32 at 16 kHz. face_box: x, y, width, height in pixels of
         `portrait`. Raises UserError when no face is found and neither `face_box` nor `no_face` is given.
@@ -299,8 +302,13 @@ class Hallo3Pipeline(DiffusionPipeline):
         return Look(canvas, placed, found)
 
     def _encode_text(self, prompt: str) -> tuple[torch.Tensor, tuple[str, ...]]:
-        with self.strategy.using(self, "text_encoder"):
-            return text.encode_prompt(prompt, self.tokenizer, self.text_encoder, self.config.text_length)
+        def encode() -> tuple[torch.Tensor, tuple[str, ...]]:
+            with self.strategy.using(self, "text_encoder"):
+                return text.encode_prompt(prompt, self.tokenizer, self.text_encoder, self.config.text_length)
+
+        about = (prompt, id(self.tokenizer), self.config.text_length)
+        kept: tuple[torch.Tensor, tuple[str, ...]] = self._last_words.of(self.text_encoder, about, encode)
+        return kept
 
     def _references(
         self, canvas: np.ndarray, face: faces.FaceCondition, seed: int, wanted: set[bool]
@@ -311,25 +319,34 @@ class Hallo3Pipeline(DiffusionPipeline):
         image = faces.black_outside(canvas, face.box)
         with self.strategy.using(self, "vae"):
             latent = motion.encode_reference_latents(self.vae, image, derived_generator(seed, "reference"))
-        with self.strategy.using(self, "reference_network"):
-            return self._features(self.reference_network, latent, wanted)
+        return self._features(self.reference_network, latent, wanted)
 
     def _features(
         self, network: ReferenceNetwork, latent: torch.Tensor, wanted: set[bool]
     ) -> dict[bool, list[torch.Tensor] | None]:
-        doubled = torch.cat([latent, latent], dim=2).to(self._execution_device, network.dtype)
+        doubled = torch.cat([latent, latent], dim=2).to(self._execution_device)
         empty = torch.zeros(1, self.config.text_length, network.config.text_embed_dim).to(doubled)
+        with ExitStack() as present:
 
-        def of(portrait: torch.Tensor) -> list[torch.Tensor]:
-            # They wait on the host: the layers' keys and values of them are what a step needs.
-            return [feature.cpu() for feature in network(portrait, empty)]
+            @cache
+            def at_hand() -> ReferenceNetwork:
+                # Not before it is needed: it may have to be read from disk.
+                present.enter_context(self.strategy.using(self, "reference_network"))
+                assert self.reference_network is not None
+                return self.reference_network
 
-        features: dict[bool, list[torch.Tensor] | None] = {}
-        if True in wanted:
-            features[True] = of(doubled)
-        if False in wanted:
-            about = (doubled.shape, empty.shape)
-            features[False] = self._no_reference.of(network, about, lambda: of(torch.zeros_like(doubled)))
+            def of(portrait: torch.Tensor) -> list[torch.Tensor]:
+                # They wait on the host: the layers' keys and values of them are what a step needs.
+                dtype = at_hand().dtype
+                return [feature.cpu() for feature in at_hand()(portrait.to(dtype), empty.to(dtype))]
+
+            features: dict[bool, list[torch.Tensor] | None] = {}
+            if True in wanted:
+                about = (hashlib.blake2b(latent.float().cpu().numpy().tobytes()).digest(), doubled.shape, empty.shape)
+                features[True] = self._last_reference.of(network, about, lambda: of(doubled))
+            if False in wanted:
+                sizes = (doubled.shape, empty.shape)
+                features[False] = self._no_reference.of(network, sizes, lambda: of(torch.zeros_like(doubled)))
         return features
 
     # ------------------------------------------------------------------------------------------------------ rendering

@@ -47,7 +47,7 @@ def test_measuring_changes_nothing(tiny_bundle: Path) -> None:
     pipeline = Hallo3Pipeline.from_pretrained(tiny_bundle)
     options: dict[str, Any] = {"no_face": True, "num_inference_steps": 1}
     before = pipeline(tiny.portrait(), tiny.speech(0.4), **options).frames
-    times, first_clip = bench._run(pipeline, Sampling.by("exact", 1, 2), no_face=True)
+    times, first_clip = bench._run(pipeline, Sampling.by("exact", 1, 2), 0, no_face=True)
     assert 0 < first_clip < sum(map(sum, times.values()))
     assert [len(times[name]) for name in bench.EACH_CLIP.values()] == [bench.CLIPS] * len(bench.EACH_CLIP)
     assert np.array_equal(pipeline(tiny.portrait(), tiny.speech(0.4), **options).frames, before)

@@ -75,6 +75,16 @@ ELSEWHERE = torch.device("cpu:0")
 """The CPU under another name: what goes there is copied, as on the way to a GPU."""
 
 
+def test_what_the_video_before_needed_is_not_read_again(tiny_bundle: Path, expected: np.ndarray) -> None:
+    """Rows of a batch often share portrait or prompt, and a text encoder takes long to read."""
+    pipeline, read = load(str(tiny_bundle), strategy="staged", device="cpu"), []
+    plain = pipeline.strategy._read
+    pipeline.strategy._read = lambda part: read.append(part) or plain(part)
+    for _ in range(2):
+        assert np.array_equal(frames_of(pipeline), expected)
+    assert sorted(read) == ["reference_network", "text_encoder"]
+
+
 def elsewhere(bundle: Path, strategy: type[Staged]) -> Hallo3Pipeline:
     """A pipeline whose networks wait on `cpu` and compute on `cpu:0`."""
     pipeline = load(str(bundle), device="cpu", strategy="staged")

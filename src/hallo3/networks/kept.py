@@ -25,6 +25,7 @@ class KeptResult:
             return make()
         key = (ref(network), about, *map(_state, network.parameters()))
         if key != self._key:
+            self._result, self._key = None, None  # its memory is free while the next is made
             self._result, self._key = make(), key
         return self._result
 
