@@ -158,13 +158,17 @@ class Page:
         state = [self.seen, self.progress, self.stage, self.earlier, self.history]
         state += [self.animate, self.cancel, self.timer]
         quiet = {**_RAW, "show_progress": "hidden"}
-        for part in (self.portrait, self.framing, self.face, self.face_box, self.no_face):
-            part.change(self.on_look, [self.portrait, *form], self.preview, show_progress="minimal", **_RAW)
+        # One event for all that decides an answer, asked again only when it has answered: of two events under way the
+        # older question's answer, a search for faces, could come last and stay.
+        last = {"trigger_mode": "always_last", **_RAW}
+        seen = [part.change for part in (self.portrait, self.framing, self.face, self.face_box, self.no_face)]
+        gr.on(seen, self.on_look, [self.portrait, *form], self.preview, show_progress="minimal", **last)
         self.speech.change(self.on_hear, [self.speech], [self.heard, self.seconds], **quiet).then(
             self.on_foretell, [self.seconds, *form], self.estimate, **quiet
         )
-        for part in (self.quality, self.steps, self.speech_scale, self.text_scale, self.reference_scale):
-            part.change(self.on_foretell, [self.seconds, *form], self.estimate, **quiet)
+        work = (self.quality, self.steps, self.speech_scale, self.text_scale, self.reference_scale)
+        changed = [part.change for part in work]
+        gr.on(changed, self.on_foretell, [self.seconds, *form], self.estimate, show_progress="hidden", **last)
         self.portraits.select(self.on_person, None, [self.portrait, self.prompt], **quiet)
         self.speeches.click(self.on_recording, self.speeches, self.speech, **quiet)
         self.prompts.click(self.on_prompt, self.prompts, self.prompt, **quiet)
