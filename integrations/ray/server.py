@@ -9,12 +9,12 @@ import errno
 import os
 import secrets
 import shutil
-import socket
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,9 +35,12 @@ from hallo3.bundles.places import home
 from hallo3.errors import UserError, disk_is_full, in_one_line
 from hallo3.media.video import BeingWritten
 from hallo3.serving.api import create_app
+from hallo3.serving.guard import check_exposure
 from hallo3.serving.jobs import JobQueue, Limits
+from hallo3.serving.listening import address_of, listen, run_server
 from hallo3.serving.worker import Worker, render
 
+HOST = "127.0.0.1"
 BLOCK = 1 << 20  # bytes of a video that travel at once
 TRIES = 3  # of a job whose replica dies
 KEPT = 86_400  # seconds that a replica's machine keeps what was half made when its process died
@@ -198,22 +201,32 @@ def main(
     strategy: Annotated[str, typer.Option(help="As `hallo3 serve --strategy`.")] = "auto",
 ) -> None:
     """Take jobs over HTTP at 127.0.0.1, as `hallo3 serve` does, and have them made by replicas of a Ray cluster."""
-    folder = data or home() / "serve"
+    load_all = partial(start, bundle, replicas, gpus, address, {"dtype": dtype, "strategy": strategy})
+    try:
+        _serve(data or home() / "serve", bundle, port, token, replicas, load_all)
+    except UserError as error:
+        print(f"hallo3: error: {in_one_line(error)}", file=sys.stderr)
+        raise typer.Exit(2) from None
+
+
+def _serve(folder: Path, bundle: str, port: int, token: str | None, replicas: int, load_all: Callable[[], Any]) -> None:
+    """Folder and port are taken before the replicas load, which takes minutes."""
+    check_exposure(HOST, token)
     jobs = JobQueue(folder, Limits(), common={"bundle": bundle})
     lock = FileLock(folder / "server.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise SystemExit(f"error: {folder}: another server uses it; stop that, or choose another --data") from None
-    handle = start(bundle, replicas, gpus, address, {"dtype": dtype, "strategy": strategy})
-    workers = [RoutedWorker(jobs, handle, name=f"ray-{number + 1}") for number in range(replicas)]
-    app = create_app(jobs, workers, token=token)
-    for worker in workers:
-        worker.on_end = app.state.metrics.ended
-    with socket.create_server(("127.0.0.1", port)) as listening:
-        print(f"serving {bundle} at http://127.0.0.1:{listening.getsockname()[1]}, {replicas} replicas", flush=True)
+        raise UserError(f"{folder}: another server uses it; stop that, or choose another --data") from None
+    with lock, listen(HOST, port) as listening:
+        handle = load_all()
+        workers = [RoutedWorker(jobs, handle, name=f"ray-{number + 1}") for number in range(replicas)]
+        app = create_app(jobs, workers, token=token)
+        for worker in workers:
+            worker.on_end = app.state.metrics.ended
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
-        uvicorn.Server(config).run(sockets=[listening])
+        said = f"serving {bundle} at {address_of(listening, HOST)}, {replicas} replicas"
+        run_server(uvicorn.Server(config), listening, lambda: print(said, flush=True))
     serve.shutdown()
     ray.shutdown()
     jobs.close()

@@ -135,12 +135,16 @@ def test_training_targets(scheduler):
 
 
 def test_weighted_x0_loss_is_the_v_loss(scheduler):
+    """The published loss is that of x0 weighted by 1/(1−ᾱ); as x0_pred − x0 = −σ·(v_pred − v), ours, of v, is equal.
+
+    At the last timestep the sample is noise alone, v = −x0, and both are the error of x0 itself.
+    """
     generator = torch.Generator().manual_seed(2)
     x0, noise, error = (torch.randn(1000, 4, generator=generator, dtype=torch.float64) for _ in range(3))
     timesteps = torch.arange(1000)
     noisy, v = scheduler.add_noise(x0, noise, timesteps), scheduler.get_velocity(x0, noise, timesteps)
     x0_error = scheduler.x0_from_velocity(v + error, noisy, timesteps) - x0
-    weight = scheduler.x0_loss_weight(timesteps)
+    weight = 1 / (1 - scheduler.training_signal**2).float()
     assert weight.isfinite().all()
     assert weight[999] == 1
     torch.testing.assert_close(weight[:, None] * x0_error.square(), error.square(), rtol=1e-3, atol=1e-6)

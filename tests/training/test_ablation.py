@@ -306,7 +306,8 @@ def test_command(tiny_bundle: Path, recordings: Path, tmp_path: Path) -> None:
     command.append(f"recordings={recordings}")
     first = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert first.returncode == 0, first.stderr
-    report = Path(first.stdout.splitlines()[-1])
+    (line,) = first.stdout.splitlines()  # what goes on is told beside it
+    report = Path(line)
     assert report == out / "report" / "README.md" and "9 trainings" in report.read_text()
     # What was finished stays; what is missing is made again, and comes out the same.
     kept = {path: path.stat().st_mtime_ns for path in (out / "measured").iterdir()}

@@ -8,7 +8,7 @@ import yaml
 from hallo3.cli import main
 from hallo3.errors import UserError
 from hallo3.studio.dataset import check_settings
-from hallo3.training.ablation import NOTED, Ablation, check_work, was_adopted
+from hallo3.training.ablation import NOTED, Ablation, check_work, read_ablation, was_adopted
 from hallo3.training.ablation_report import _drawings
 from hallo3.training.embedded import Recipe, training_notes
 from hallo3.training.loop import LoopSettings
@@ -44,6 +44,21 @@ def test_a_bundle_without_a_transformer(
         assert main(["ablate", str(settings), f"out={tmp_path / 'out'}", f"bundle={bundle}", *plan]) == 2
         assert refused(capsys.readouterr().err, str(bundle), lacks)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_of_what_would_be_refused(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It writes nothing itself, and counts no trainings of other settings as done."""
+    settings, out = tmp_path / "a.yaml", tmp_path / "out"
+    settings.write_text(yaml.safe_dump({"clips": 2, "frames": 9, "phase": PHASE}))
+    plan = ["ablate", str(settings), f"out={out}", f"bundle={tiny_bundle}", "--plan"]
+    assert main(plan) == 0 and not out.exists()
+    check_work(read_ablation(settings, plan[2:4]))
+    assert main(plan) == 0 and main([*plan, "clips=3"]) == 2
+    assert refused(capsys.readouterr().err, "clips=2, not 3")
+    (out / NOTED).unlink()
+    (out / "runs").mkdir()
+    assert main(plan) == 2 and refused(capsys.readouterr().err, "--adopt")
+    assert main([*plan, "--adopt"]) == 0 and not (out / NOTED).exists()
 
 
 @pytest.mark.parametrize("text", ["{}", *DAMAGED])

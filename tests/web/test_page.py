@@ -58,6 +58,20 @@ def seconds_played(page: Any) -> float:
     return float(seconds)
 
 
+def test_what_is_shown_answers_the_last_question(site: Any) -> None:
+    """One event asks for the preview, whatever has changed: of two, the older one's answer could come last."""
+    from hallo3.web.page import Page
+
+    page = Page(site.answers, "embedded", alone=True)
+    events = list(page.build().fns.values())
+    (look,) = (event for event in events if page.preview in event.outputs)
+    assert look.trigger_mode == "always_last"
+    parts = (page.portrait, page.framing, page.face, page.face_box, page.no_face)
+    assert {target for target, _ in look.targets} == {part._id for part in parts}
+    (foretell,) = (event for event in events if page.estimate in event.outputs and event.targets[0][0] is not None)
+    assert foretell.trigger_mode == "always_last" and len(foretell.targets) == 5
+
+
 def test_it_plays_while_it_grows(site: Any, brake: Any, visit: Visit, sent: dict[str, Path]) -> None:
     """After the first clip to its end, after the second from where that begins, then whole; decoded, not only named."""
     page = visit(site.url)

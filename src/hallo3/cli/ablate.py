@@ -32,11 +32,11 @@ def command(
 
     ablation = read_ablation(config, settings or ())
     check_ablation(ablation)
+    check_work(ablation, adopt, note=not plan)
     if plan:
         for run in runs(ablation):
             print(f"{run}: {'trained' if (folder(ablation, run) / 'bundle').exists() else 'to do'}")
         return
-    check_work(ablation, adopt)
     train_all(ablation, say)
     measure_all(ablation, say)
     print(write_report(ablation, config, settings or ()))

@@ -111,7 +111,7 @@ def _serve(
     from ..animation import AnimationRequest, signer_of
     from ..serving.api import create_app
     from ..serving.jobs import JobQueue
-    from ..serving.listening import address_of, listen, serve
+    from ..serving.listening import address_of, listen, run_server
     from ..serving.processes import WorkerProcess
 
     signer_of(AnimationRequest(Path(), Path(), Path(), **common))  # type: ignore[arg-type]
@@ -129,7 +129,7 @@ def _serve(
         _open([worker for worker in workers if isinstance(worker, WorkerProcess)])
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
         address, bundle = address_of(listening, host), str(common["bundle"])
-        serve(uvicorn.Server(config), listening, lambda: _announce(address, host, token, bundle, folder))
+        run_server(uvicorn.Server(config), listening, lambda: _announce(address, host, token, bundle, folder))
     jobs.close()
 
 

@@ -94,7 +94,7 @@ def _serve(
 ) -> None:
     from ..animation import AnimationRequest, load, signer_of
     from ..serving.jobs import JobQueue
-    from ..serving.listening import address_of, listen, serve
+    from ..serving.listening import address_of, listen, run_server
     from ..serving.worker import Worker
     from ..web import settle_gradio
 
@@ -118,7 +118,7 @@ def _serve(
         app = create_app(answers, worker, bundle=bundle, token=token, port=taken)
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
         address = address_of(listening, host)
-        serve(PageServer(config), listening, lambda: _announce(address, host, token, bundle))
+        run_server(PageServer(config), listening, lambda: _announce(address, host, token, bundle))
     jobs.close()
 
 

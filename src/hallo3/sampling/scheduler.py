@@ -120,12 +120,3 @@ class Hallo3DPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def x0_from_velocity(self, prediction: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
         """`x0 = a·x − σ·v` at training timesteps `(B,)`."""
         return schedule.x0_from_velocity(prediction, noisy, self._signal_at(timesteps, noisy))
-
-    def x0_loss_weight(self, timesteps: Tensor) -> Tensor:
-        """1/(1−ᾱ) at training timesteps `(B,)`: with it the squared error of x0 is that of v.
-
-        x0 and v differ by the noisy sample and a factor, `x0_pred − x0 = −σ·(v_pred − v)`, so `(x0_pred − x0)²/σ²` is
-        `(v_pred − v)²`. σ is never 0: the least noisy training timestep has σ² = 0.00085. At the last timestep ᾱ = 0:
-        the sample is noise alone, v = −x0, the weight is 1 and both losses are the error of x0 itself.
-        """
-        return (1 / (1 - self.training_signal**2)).to(timesteps.device)[timesteps].float()

@@ -97,11 +97,11 @@ def check_local(request: HTTPConnection) -> None:
     check_origin(request)
 
 
-def check_origin(request: HTTPConnection) -> None:
-    """Raises NotAllowed for a request that a page of another origin makes."""
+def check_origin(request: HTTPConnection, remedy: str = "start with --token to use one") -> None:
+    """Raises NotAllowed for a request that a page of another origin makes. remedy: what to do where it should."""
     origin = request.headers.get("origin")
     if origin is not None and _netloc_of(origin) != request.headers.get("host", ""):
-        raise NotAllowed("origin: a page of another site may not ask; start with --token to use one", 403)
+        raise NotAllowed(f"origin: a page of another site may not ask; {remedy}", 403)
 
 
 def is_loopback(host: str) -> bool:

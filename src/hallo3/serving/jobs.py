@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -97,7 +98,7 @@ class JobQueue:
             reason = (error.strerror or str(error)).lower()
             raise UserError(f"{folder}: cannot be written ({reason}); choose another --data") from None
         self._decoding = threading.Semaphore(_DECODED_AT_ONCE)
-        self._rates = Rates(self.limits.per_minute)
+        self._rates = Rates(self.limits.per_minute, "jobs")
 
     def close(self) -> None:
         self.store.close()
@@ -246,7 +247,9 @@ class JobQueue:
             for path in place.glob("*"):
                 if job.state != "done" or path.name != RESULT:
                     path.unlink(missing_ok=True)
-            size = (place / RESULT).stat().st_size if job.state == "done" else 0
+            size = 0
+            with suppress(FileNotFoundError):  # deleted by whoever made it, or by hand
+                size = (place / RESULT).stat().st_size
             self.store.keep_until(job.id, (job.ended or time.time()) + self.limits.keep_seconds, size)
 
     def forget(self, name: str) -> bool:
@@ -302,10 +305,10 @@ def reason_of(error: BaseException) -> str | None:
 
 
 class Rates:
-    """How often each client has tried in the last minute."""
+    """How often each client has tried in the last minute. what: is counted, for messages."""
 
-    def __init__(self, per_minute: int) -> None:
-        self._limit = per_minute
+    def __init__(self, per_minute: int, what: str) -> None:
+        self._limit, self._what = per_minute, what
         self._tried: dict[str, deque[float]] = {}
         self._lock = threading.Lock()
 
@@ -319,5 +322,5 @@ class Rates:
             while times and times[0] <= now - 60:
                 times.popleft()
             if len(times) >= self._limit:
-                raise Busy(f"rate: {self._limit} jobs a minute are the limit; wait", times[0] + 60 - now)
+                raise Busy(f"rate: {self._limit} {self._what} a minute are the limit; wait", times[0] + 60 - now)
             times.append(now)

@@ -26,7 +26,7 @@ def address_of(listening: socket.socket, host: str) -> str:
     return f"http://{shown}:{listening.getsockname()[1]}"
 
 
-def serve(server: "Server", listening: socket.socket, announce: Callable[[], None]) -> None:
+def run_server(server: "Server", listening: socket.socket, announce: Callable[[], None]) -> None:
     """Announces a server and runs it until a signal ends it, which the handlers of before then hear of.
 
     Signals are the server's from before the announcement on: within its event loop, which passes on KeyboardInterrupt

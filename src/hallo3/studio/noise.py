@@ -23,12 +23,6 @@ def hash2(x, y):
     return _VALUES[_ORDER[(_ORDER[int(x) & 255] + int(y)) & 255]]
 
 
-@njit(cache=True)
-def hash3(x, y, z):
-    """A number in -1..1 for three integers."""
-    return hash2(x + 57 * z, y + 131 * z)
-
-
 @njit(cache=True, fastmath=True)
 def noise2(x, y):
     """Smooth noise of two coordinates, one knot per unit."""

@@ -245,10 +245,11 @@ def folder_digest(folder: Path | None) -> str | None:
     return f"{len(files)} files, {found.hexdigest()}"
 
 
-def check_work(ablation: Ablation, adopt: bool = False) -> None:
+def check_work(ablation: Ablation, adopt: bool = False, *, note: bool = True) -> None:
     """Notes in `out/ablation.json` what the trainings there are made with.
 
-    adopt: take trainings of which nothing is noted as made with these settings; the report says so.
+    adopt: take trainings of which nothing is noted as made with these settings; the report says so. note: whether
+    anything is written.
 
     Raises UserError for trainings that were made with other settings, naming one, or of which nothing is noted.
     """
@@ -270,6 +271,8 @@ def check_work(ablation: Ablation, adopt: bool = False) -> None:
             f"{path}: is not there, so nobody knows what the trainings here were made with; if it was these settings, "
             f"say so with --adopt, else choose another out"
         )
+    if not note:
+        return
     with writing(ablation.out, "name a folder that can be made"):
         ablation.out.mkdir(parents=True, exist_ok=True)
     replace_file(path, (json.dumps({"made_with": now, "adopted": there}, indent=1) + "\n").encode())

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -176,7 +177,7 @@ def _measure_share(ablation: Ablation, missing: list[Task]) -> None:
         for task in mine:
             assert people is not None
             people.measure(task).write(task.path(ablation))
-            print(f"process {rank()}: measured {task.path(ablation).stem}", flush=True)
+            print(f"process {rank()}: measured {task.path(ablation).stem}", file=sys.stderr, flush=True)
 
 
 def draw_people(ablation: Ablation, kind: str) -> Iterator[Sample]:

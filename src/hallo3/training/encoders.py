@@ -139,7 +139,7 @@ def measure(
     from hallo3.training.encoders_locator import evaluate_locator
 
     locator = FaceLocator.from_pretrained(resolve(bundle) / "face_encoder" / "locator").eval()
-    say(json.dumps(evaluate_locator(locator, load_photographs(photographs)["test"]), indent=2))
+    print(json.dumps(evaluate_locator(locator, load_photographs(photographs)["test"]), indent=2))
 
 
 def face_images(

@@ -20,8 +20,8 @@ from transformers import T5Config, T5EncoderModel, T5Tokenizer
 from hallo3.training.encoders_run import train_encoder, write_metrics
 from hallo3.training.encoders_words import ordinary_sentences
 from hallo3.training.loop import Log, LoopSettings, StepRandom
+from hallo3.training.starting import TEXT_LENGTH
 
-TEXT_LENGTH = 48
 HIDDEN_SHARE = 0.2  # of the word pieces are guessed
 PAD, EOS, UNKNOWN = 0, 1, 2
 

@@ -6,6 +6,7 @@ weights, gradients, averages and the optimiser's state take each device only its
 """
 
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -30,9 +31,9 @@ def rank() -> int:
 
 
 def say(line: str) -> None:
-    """Prints a line of the first process at once, so that a log file can be followed."""
+    """Prints a line of the first process at once, beside a command's result, so that a log file can be followed."""
     if rank() == 0:
-        print(line, flush=True)
+        print(line, file=sys.stderr, flush=True)
 
 
 def processes() -> int:

@@ -134,7 +134,7 @@ class Answers:
         ):
             names = (_name_of(portrait, picture), _name_of(speech, recording))
             job = self.jobs.submit(seen, heard, settings, rights=True, names=names)
-        visit.jobs.append(job.id)
+        self.visits.keep(visit, job.id)
         visit.rights = True
         return job
 

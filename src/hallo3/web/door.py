@@ -72,7 +72,8 @@ class Door:
         self._app, self._visits, self._limits, self._token = app, visits, limits, token
         self._is_event = is_event
         self._cookie = f"hallo3_visit_{port}"
-        self._entering, self._sending = Rates(limits.per_minute), Rates(4 * limits.per_minute)
+        self._entering = Rates(limits.per_minute, "tokens")
+        self._sending = Rates(4 * limits.per_minute, "files")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -97,7 +98,7 @@ class Door:
         if self._token is None:
             check_local(request)
         else:
-            check_origin(request)
+            check_origin(request, "where it is this one, a proxy before it must pass the header `Host` on")
         path = request.scope["path"]  # what is routed by; the address has the `Host` header in it
         open_here = _OPEN.get("GET" if request.method == "HEAD" else request.method)
         if open_here is None or not open_here.fullmatch(path):
@@ -163,26 +164,28 @@ class Door:
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
         """What comes in, ended by an error (413) where it is larger than anything that the page sends."""
-        most = _MOST.get(scope["path"], 0) + (self._limits.upload_bytes if scope["path"] == UPLOAD else 0)
+        path = scope["path"]
+        most = _MOST.get(path, 0) + (self._limits.upload_bytes if path == UPLOAD else 0)
         said = Headers(scope=scope).get("content-length", "")
         seen = int(said[:20]) if said.isdecimal() else 0
 
         async def limited() -> Message:
             nonlocal seen
             if seen > most:
-                raise self._too_large()
+                raise self._too_large(path)
             message = await receive()
             if not said.isdecimal():
                 seen += len(message.get("body", b""))
             if seen > most:
-                raise self._too_large()
+                raise self._too_large(path)
             return message
 
         return limited
 
-    def _too_large(self) -> HTTPException:
-        limit = f"{self._limits.upload_bytes / 1e6:g} MB"
-        return HTTPException(413, f"file: is larger than {limit}, the limit; make it smaller")
+    def _too_large(self, path: str) -> HTTPException:
+        what = {UPLOAD: "file", EVENT: "event", ENTER: "token"}.get(path, "request")
+        limit = self._limits.upload_bytes if path == UPLOAD else _MOST.get(path, 0)
+        return HTTPException(413, f"{what}: is larger than {limit / 1e6:g} MB, the limit; make it smaller")
 
 
 def _paths_in(value: Any) -> Iterator[object]:

@@ -25,6 +25,7 @@ _FORM = (
     *("prompt", "quality", "seed", "steps", "speech_scale", "text_scale", "reference_scale"),
     *("framing", "crf", "face", "face_box", "no_face"),
 )  # names of `Settings`, in the order in which the page sends them
+_STATES = 8  # parts of the page that show how it stands
 _NO_PORTRAIT = shown.note("What the model will see of the portrait is shown here.")
 _NO_SPEECH = shown.note("What it will take is shown here when there is speech.")
 _HEAD = """<header><h1>hallo3</h1>
@@ -124,12 +125,12 @@ class Page:
         default, own = Settings(), self._answers.own
         with gr.Row():
             self.seed = _field("Seed", "--seed", str(default.seed), elem_id="seed")
-            self.steps = _field("Steps", "--steps", shown=own["steps"], elem_id="steps")
+            self.steps = _field("Steps", "--steps", usual=own["steps"], elem_id="steps")
             self.crf = _field("H.264 quality", "--crf, 1 to 51", str(default.crf))
         with gr.Row():
-            self.speech_scale = _field("Guidance by speech", "--speech-scale", shown=own["speech_scale"])
-            self.text_scale = _field("By the prompt", "--text-scale", shown=own["text_scale"])
-            self.reference_scale = _field("By the portrait", "--reference-scale", shown=own["reference_scale"])
+            self.speech_scale = _field("Guidance by speech", "--speech-scale", usual=own["speech_scale"])
+            self.text_scale = _field("By the prompt", "--text-scale", usual=own["text_scale"])
+            self.reference_scale = _field("By the portrait", "--reference-scale", usual=own["reference_scale"])
         self.framing = gr.Radio(
             ["auto", "pad", "crop"], value=default.framing, label="Framing", info="--framing", elem_id="framing"
         )
@@ -155,16 +156,21 @@ class Page:
 
     def _wire(self, blocks: gr.Blocks) -> None:
         form: list[Any] = [getattr(self, name) for name in _FORM]
-        state = [self.seen, self.progress, self.stage, self.earlier, self.history]
+        state: list[Any] = [self.seen, self.progress, self.stage, self.earlier, self.history]
         state += [self.animate, self.cancel, self.timer]
+        assert len(state) == _STATES
         quiet = {**_RAW, "show_progress": "hidden"}
-        for part in (self.portrait, self.framing, self.face, self.face_box, self.no_face):
-            part.change(self.on_look, [self.portrait, *form], self.preview, show_progress="minimal", **_RAW)
+        # One event for all that decides an answer, asked again only when it has answered: of two events under way the
+        # older question's answer, a search for faces, could come last and stay.
+        last = {"trigger_mode": "always_last", **_RAW}
+        seen = [part.change for part in (self.portrait, self.framing, self.face, self.face_box, self.no_face)]
+        gr.on(seen, self.on_look, [self.portrait, *form], self.preview, show_progress="minimal", **last)
         self.speech.change(self.on_hear, [self.speech], [self.heard, self.seconds], **quiet).then(
             self.on_foretell, [self.seconds, *form], self.estimate, **quiet
         )
-        for part in (self.quality, self.steps, self.speech_scale, self.text_scale, self.reference_scale):
-            part.change(self.on_foretell, [self.seconds, *form], self.estimate, **quiet)
+        work = (self.quality, self.steps, self.speech_scale, self.text_scale, self.reference_scale)
+        changed = [part.change for part in work]
+        gr.on(changed, self.on_foretell, [self.seconds, *form], self.estimate, show_progress="hidden", **last)
         self.portraits.select(self.on_person, None, [self.portrait, self.prompt], **quiet)
         self.speeches.click(self.on_recording, self.speeches, self.speech, **quiet)
         self.prompts.click(self.on_prompt, self.prompts, self.prompt, **quiet)
@@ -253,7 +259,17 @@ class Page:
         return self._state(_visit(request), seen)
 
     def _state(self, visit: Visit, seen: dict[str, Any]) -> list[Any]:
-        """What has changed since the page last looked (`seen`), in the order of the outputs; the rest stays."""
+        """What has changed since the page last looked (`seen`), in the order of the outputs; the rest stays.
+
+        All of it stays where that can't be told now, as of a job that another window deletes: it looks again soon.
+        """
+        try:
+            return self._changes(visit, seen)
+        except Exception as error:
+            _line(error)
+            return [gr.skip()] * _STATES
+
+    def _changes(self, visit: Visit, seen: dict[str, Any]) -> list[Any]:
         jobs = self._answers.visits.jobs_of(visit)
         newest, earlier = (jobs[0], jobs[1:]) if jobs else (None, [])
         going = newest if newest and not newest.is_over else None
@@ -313,9 +329,9 @@ def _choices(label: str, words: list[str], name: str) -> gr.Dataset:
     return gr.Dataset(label=label, components=[part], samples=[[w] for w in words], type="index", elem_id=name)
 
 
-def _field(label: str, info: str, value: str = "", *, shown: object = "", elem_id: str | None = None) -> gr.Textbox:
-    """A setting, as text: a field for numbers turns what is left empty into 0. shown: what it then is."""
-    hint = str(shown)
+def _field(label: str, info: str, value: str = "", *, usual: object = "", elem_id: str | None = None) -> gr.Textbox:
+    """A setting, as text: a field for numbers turns what is left empty into 0. usual: what it then is."""
+    hint = str(usual)
     return gr.Textbox(value, label=label, info=info, placeholder=hint, max_lines=1, min_width=120, elem_id=elem_id)
 
 

@@ -80,6 +80,12 @@ class Visits:
             others = [path for path in visit.uploads if path != upload]
             visit.uploads = [*others[-MOST_UPLOADS:], upload]
 
+    def keep(self, visit: Visit, job: str) -> None:
+        """Makes a job the visit's own; where the visit has ended meanwhile, the job goes as its others went."""
+        with self._lock:
+            there = self._visits.get(visit.name) is visit
+            (visit.jobs if there else self._leaving).append(job)
+
     def jobs_of(self, visit: Visit) -> list[Job]:
         """A visit's jobs, the newest first."""
         found = []
@@ -116,11 +122,21 @@ class Visits:
                 path.unlink(missing_ok=True)
 
     def _drop(self) -> None:
-        """Deletes the jobs that nobody is there for; one that is being made, when it has stopped."""
+        """Deletes the jobs that nobody is there for; one that is being made, when it has stopped.
+
+        Not under the lock: every answer of the page takes it, and table and disk may be slow.
+        """
         with self._lock:
-            for name in self._leaving:
+            leaving, self._leaving = self._leaving, []
+        left = list(leaving)
+        try:
+            for name in leaving:
                 self.jobs.store.cancel(name)
-            self._leaving = [name for name in self._leaving if not self.jobs.forget(name)]
+                if self.jobs.forget(name):
+                    left.remove(name)
+        finally:
+            with self._lock:
+                self._leaving += left
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         """Every upload, and its size and time. Gradio moves them when they have come: one may be gone at any moment."""
