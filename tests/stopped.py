@@ -38,7 +38,7 @@ def grow(size: str) -> None:
 
 
 def hold(file: str, calls: str) -> None:
-    """The denoiser waits before a call."""
+    """The denoiser waits before a call; of several processes that of the first, and so the others wait for it."""
     from torch.nn.modules.module import register_module_forward_pre_hook
 
     from waiting import Brake
@@ -50,7 +50,8 @@ def hold(file: str, calls: str) -> None:
         if type(module).__name__ == "Hallo3Transformer3DModel":  # importing it here would say more than the command
             brake()
 
-    register_module_forward_pre_hook(wait)
+    if os.environ.get("RANK", "0") == "0":
+        register_module_forward_pre_hook(wait)
 
 
 def run(words: list[str]) -> None:
