@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import hallo3
 import tiny
+from waiting import until
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = Path(hallo3.__file__).parent / "embedded" / "sample"
@@ -95,18 +96,19 @@ def calls(page: str) -> list[tuple[str, list[str]]]:
 
 
 @contextmanager
-def preloaded(folder: Path) -> Iterator[list[str]]:
+def preloaded() -> Iterator[list[str]]:
     """A process that has loaded hallo3's libraries (preloaded.py), and the words that have it run others."""
-    words = [sys.executable, str(Path(__file__).with_name("preloaded.py")), str(folder / "socket")]
-    environment = {**os.environ, "PYTHONPATH": str(Path(hallo3.__file__).parents[1])}
-    with subprocess.Popen(words, env=environment) as process:
-        try:
-            while not (folder / "socket").exists():
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # the path of a socket has 107 bytes at most
+        place = Path(folder, "socket")
+        words = [sys.executable, str(Path(__file__).with_name("preloaded.py")), str(place)]
+        environment = {**os.environ, "PYTHONPATH": str(Path(hallo3.__file__).parents[1])}
+        with subprocess.Popen(words, env=environment) as process:
+            try:
+                until(lambda: place.exists() or process.poll() is not None)
                 assert process.poll() is None
-                time.sleep(0.05)
-            yield [words[0], "-S", "-E", *words[1:]]
-        finally:
-            process.terminate()
+                yield [words[0], "-S", "-E", *words[1:]]
+            finally:
+                process.terminate()
 
 
 def checkout(folder: Path, seconds: float, python: list[str]) -> dict[str, str]:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from hallo3.media.credentials import read_credentials
 from hallo3.media.provenance import read_provenance
 from hallo3.media.video import probe, read_video
 from hallo3.pipeline import Hallo3Pipeline
+from waiting import held_while, killed_at, until
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +77,11 @@ def test_result(inputs: dict[str, Path], tiny_bundle: Path, tmp_path: Path) -> N
 def test_killed_and_resumed_equals_uninterrupted(inputs: dict[str, Path], tiny_bundle: Path, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole.mp4", tmp_path / "broken.mp4"
     assert run(command(inputs, tiny_bundle, whole, "--quiet", "--steps", "20")).returncode == 0
-    process = subprocess.Popen(command(inputs, tiny_bundle, broken, "--quiet", "--steps", "20"))
-    state = tmp_path / "broken.mp4.part.state"
-    deadline = time.monotonic() + 300
-    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert state.exists() and not broken.exists(), "killed too late or never begun"
+    words = command(inputs, tiny_bundle, broken, "--quiet", "--steps", "20")[1:]
+    # The second clip is in the video, the state still tells of the first.
+    killed = run(killed_at("os.rename", "*/broken.mp4.part.state", 2, *words))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (tmp_path / "broken.mp4.part.state").exists() and not broken.exists()
     assert len(read_video(tmp_path / "broken.mp4.part").frames) >= 7  # what is there plays
     refused = run(command(inputs, tiny_bundle, broken, "--steps", "20"))
     assert refused.returncode == 2 and "--resume" in refused.stderr
@@ -147,23 +144,19 @@ def stop_after_a_clip(event: dict[str, Any]) -> None:
 
 def test_interrupting_keeps_what_is_done(inputs: dict[str, Path], tiny_bundle: Path, tmp_path: Path) -> None:
     """Ctrl-C after the first clip: the partial file and its state stay, and the message says how to go on."""
-    output = tmp_path / "out.mp4"
+    output, state = tmp_path / "out.mp4", tmp_path / "out.mp4.part.state"
     process = subprocess.Popen(
-        command(inputs, tiny_bundle, output, "--json", "--steps", "200"),
-        stdout=subprocess.PIPE,
+        held_while(state, *command(inputs, tiny_bundle, output, "--quiet")[1:]),
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
     )
-    assert process.stdout is not None and process.stderr is not None
-    for line in process.stdout:
-        if json.loads(line)["event"] == "clip":
-            process.send_signal(signal.SIGINT)
-            break
-    errors = process.stderr.read()
-    assert process.wait(60) == 130
+    until(lambda: state.exists() or process.poll() is not None)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
     assert "--resume" in errors and "Traceback" not in errors
-    assert (tmp_path / "out.mp4.part").exists() and (tmp_path / "out.mp4.part.state").exists()
+    assert (tmp_path / "out.mp4.part").exists() and state.exists()
 
 
 def test_module_and_version_answer(tmp_path: Path) -> None:
@@ -207,8 +200,10 @@ def test_the_bundles_own_separator_is_taken(inputs: dict[str, Path], tiny_bundle
 
 def test_a_stream_plays_while_it_grows(inputs: dict[str, Path], tiny_bundle: Path, tmp_path: Path) -> None:
     """-o -: what has come after the first clip decodes; at the end it is the same picture and sound as a file's."""
-    words = command(inputs, tiny_bundle, Path("-"), "--steps", "20", "--json")
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
+    words, brake = command(inputs, tiny_bundle, Path("-"), "--json"), tmp_path / "brake"
+    brake.touch()  # the third clip, of two steps as every one, waits until the first has been looked at
+    held = held_while(brake, *words[1:], calls=4)
+    process = subprocess.Popen(held, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
     assert process.stdout is not None and process.stderr is not None
     os.set_blocking(process.stdout.fileno(), False)
     said, early = [], tmp_path / "early.mp4"
@@ -216,13 +211,14 @@ def test_a_stream_plays_while_it_grows(inputs: dict[str, Path], tiny_bundle: Pat
         said.append(line.decode())
         if '"clip"' in said[-1] and json.loads(said[-1])["event"] == "clip" and not early.exists():
             early.write_bytes(process.stdout.read())
+            brake.unlink()
     os.set_blocking(process.stdout.fileno(), True)
     (tmp_path / "whole.mp4").write_bytes(early.read_bytes() + process.stdout.read())
-    assert process.wait(60) == 0, said
+    assert process.wait(120) == 0, said
     assert len(read_video(early).frames) in (7, 14), "the stream was held back"
     assert said[0].startswith("note: no content credentials, as a stream")
     assert all(json.loads(line)["event"] for line in said[1:])
-    assert run(command(inputs, tiny_bundle, tmp_path / "file.mp4", "--steps", "20")).returncode == 0
+    assert run(command(inputs, tiny_bundle, tmp_path / "file.mp4")).returncode == 0
     whole, file = read_video(tmp_path / "whole.mp4"), read_video(tmp_path / "file.mp4")
     identifiers = [(read_provenance(tmp_path / name) or {})["watermark"] for name in ("whole.mp4", "file.mp4")]
     assert all(identifiers) and whole.frames.shape == file.frames.shape
@@ -255,7 +251,7 @@ def test_a_clip_is_encoded_while_the_next_is_sampled(inputs: dict[str, Path], ti
         if event["event"] == "step" and event["clip"] == 1:
             sampled.set()
 
-    stream = Taker(lambda: sampled.wait(60))
+    stream = Taker(lambda: sampled.wait(180))
     request = AnimationRequest(**inputs, output=Path("-"), bundle=str(tiny_bundle), no_face=True)
     animate(request, listen=listen, stream=stream)
     assert sampled.is_set() and heard.count("clip") == 4 and heard[-2:] == ["clip", "done"]
@@ -279,7 +275,7 @@ def test_a_stream_that_nobody_reads_ends(inputs: dict[str, Path], tiny_bundle: P
     assert process.stdout is not None and process.stderr is not None
     assert process.stdout.read(8)[4:] == b"ftyp"
     process.stdout.close()
-    assert b"Traceback" not in process.stderr.read() and process.wait(60) == 1
+    assert b"Traceback" not in process.stderr.read() and process.wait(120) == 1
     refused = run([*words, "--resume"])
     assert refused.returncode == 2 and "--resume" in refused.stderr
     ours, theirs = os.openpty()

@@ -1,12 +1,10 @@
 """Many videos from one file: every format, bad rows, what is kept, and a batch that is killed and given again."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from hallo3.errors import UserError
 from hallo3.media.files import safe_name
 from hallo3.media.provenance import read_provenance
 from hallo3.media.video import VideoWriter, probe, read_video
+from waiting import killed_at
 
 NO_FACE = {"no_face": True}
 
@@ -236,16 +235,13 @@ def test_one_model_for_all_and_none_for_nothing(folder: Path, tiny_bundle: Path)
 def test_killed_and_given_again(folder: Path, tiny_bundle: Path) -> None:
     """The second row is half made when the process dies: the first stays, the second goes on and equals a whole run."""
     file, out = write(folder, "a.txt", "@@anna.png@@hello.wav\n@@anna.png@@bye.wav\n"), folder / "out"
-    command = [sys.executable, "-m", "hallo3", "batch", str(file), "--bundle", str(tiny_bundle)]
-    command += ["--no-face", "--steps", "15", "--quiet", "--out"]
-    process = subprocess.Popen([*command, str(out)])
-    state = out / "anna_bye.mp4.part.state"
-    deadline = time.monotonic() + 300
-    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert state.exists() and not (out / "anna_bye.mp4").exists(), "killed too late or never begun"
+    words = ["-m", "hallo3", "batch", str(file), "--bundle", str(tiny_bundle)]
+    words += ["--no-face", "--steps", "15", "--quiet", "--out"]
+    command = [sys.executable, *words]
+    # Its second clip is in the video, its state still tells of the first.
+    killed = killed_at("os.rename", "*/anna_bye.mp4.part.state", 2, *words, str(out))
+    assert subprocess.run(killed, timeout=300).returncode == -signal.SIGKILL
+    assert (out / "anna_bye.mp4.part.state").exists() and not (out / "anna_bye.mp4").exists()
     assert [one["status"] for one in lines_of(out)] == ["done"]
     written = (out / "anna_hello.mp4").stat().st_mtime_ns
     whole = folder / "whole"

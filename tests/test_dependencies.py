@@ -22,6 +22,8 @@ def required(extras: tuple[str, ...] = ()) -> dict[str, importlib.metadata.Distr
     while open_names:
         name, wanted = open_names.pop()
         name = re.sub(r"[-_.]+", "-", name).lower()
+        if name.startswith(("nvidia-", "cuda-")):  # what PyTorch brings for a GPU, by its maker's licence
+            continue
         if (name, wanted) in seen:
             continue
         seen.add((name, wanted))

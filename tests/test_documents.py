@@ -90,8 +90,8 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    with documents.preloaded(tmp_path_factory.mktemp("python")) as words:
+def python() -> Iterator[list[str]]:
+    with documents.preloaded() as words:
         yield words
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from hallo3.runtime.layout import Layout, choose_layout, workable
 from hallo3.runtime.parallel import Group
 from hallo3.sampling.guidance import GuidanceScales
 from hallo3.sampling.shortcuts import QUALITIES
+from waiting import children, held_while, lives, until
 
 LEVELS = 1  # of 255, that frames of a split sequence may differ by: sums in another order
 THREE = GuidanceScales(3.0, 3.0, 2.0)  # branches, which two groups of processes can't share evenly
@@ -148,8 +150,13 @@ HALLO3 = ("-m", "hallo3")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     tiny.portrait().save(folder / "portrait.png")
-    tiny.write_wav(folder / "speech.wav", tiny.speech(0.5))
+    tiny.write_wav(folder / "speech.wav", tiny.speech(0.6))  # three clips
     return folder
+
+
+def held(file: Path, calls: int = 0) -> tuple[str, ...]:
+    """A program whose first process waits before a step, after so many, while this file is there."""
+    return tuple(held_while(file, *HALLO3, calls=calls)[1:])
 
 
 def launch(processes: int, folder: Path, *words: str, program: tuple[str, ...] = HALLO3) -> subprocess.Popen[str]:
@@ -172,27 +179,19 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, ours(errors)
 
 
-def clip_made(process: subprocess.Popen[str]) -> None:
-    """Waits until it tells of a first clip."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        if json.loads(line)["event"] == "clip":
-            return
-    raise AssertionError(process.communicate())
-
-
 @pytest.mark.slow
 def test_the_command(inputs: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     """Stopped by Ctrl-C after a clip and resumed: the frames of one process, bit by bit, as branches are shared out."""
-    words = ["portrait.png", "speech.wav", "--bundle", str(tiny_bundle), "--no-face", "--steps", "60", "--json", "-o"]
+    words = ["portrait.png", "speech.wav", "--bundle", str(tiny_bundle), "--no-face", "--steps", "4", "--json", "-o"]
     alone, shared = tmp_path / "alone.mp4", tmp_path / "shared.mp4"
     assert ended(launch(1, inputs, *words, str(alone))) == (0, "")
-    process = launch(2, inputs, *words, str(shared))
-    clip_made(process)
+    state = tmp_path / "shared.mp4.part.state"
+    process = launch(2, inputs, *words, str(shared), program=held(state))
+    until(lambda: state.exists() or process.poll() is not None)
     process.send_signal(signal.SIGINT)
     code, said = ended(process)
     assert code != 0 and said.count("\n") == 1 and "--resume" in said
-    assert (tmp_path / "shared.mp4.part.state").exists() and not shared.exists()
+    assert state.exists() and not shared.exists()
     assert ended(launch(2, inputs, *words, str(shared), "--resume")) == (0, "")
     assert np.array_equal(read_video(shared).frames, read_video(alone).frames)
 
@@ -226,11 +225,12 @@ def test_a_sequence_split_by_the_command(inputs: Path, tiny_bundle: Path, tmp_pa
 def ranks(process: subprocess.Popen[str]) -> dict[int, int]:
     """Process ids of what torchrun started, by rank."""
     found = {}
-    for one in Path(f"/proc/{process.pid}/task").glob("*/children"):
-        for pid in one.read_text().split():
-            given = dict(pair.split("=", 1) for pair in Path("/proc", pid, "environ").read_text().split("\0") if pair)
+    for pid in children(process.pid):
+        with suppress(OSError):  # one that has ended meanwhile
+            variables = Path("/proc", str(pid), "environ").read_text().split("\0")
+            given = dict(pair.split("=", 1) for pair in variables if pair)
             if "RANK" in given:
-                found[int(given["RANK"])] = int(pid)
+                found[int(given["RANK"])] = pid
     return found
 
 
@@ -240,16 +240,19 @@ def ranks(process: subprocess.Popen[str]) -> dict[int, int]:
 def test_a_killed_process_ends_all(inputs: Path, tiny_bundle: Path, tmp_path: Path, killed: int) -> None:
     """None of the others hangs; one of them says so; what is finished can be gone on with."""
     words = ["portrait.png", "speech.wav", "--bundle", str(tiny_bundle), "--no-face", "--json", "-o"]
-    process = launch(2, inputs, *words, str(tmp_path / "talk.mp4"), "--steps", "200")
-    clip_made(process)
+    state, brake = tmp_path / "talk.mp4.part.state", tmp_path / "brake"
+    brake.touch()  # before the third clip, of two steps as every one: the first is on the disk
+    process = launch(2, inputs, *words, str(tmp_path / "talk.mp4"), program=held(brake, 4))
+    until(lambda: state.exists() or process.poll() is not None)
     members = ranks(process)
     assert sorted(members) == [0, 1]
     os.kill(members[killed], signal.SIGKILL)
+    brake.unlink()
     code, said = ended(process)
     assert code != 0 and said.count("\n") == 1 and "another process of this run ended" in said, said
-    assert not any(Path("/proc", str(pid)).exists() for pid in members.values())
+    until(lambda: not any(map(lives, members.values())))
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".mp4"] == []
-    assert (tmp_path / "talk.mp4.part.state").exists()
+    assert state.exists()
 
 
 FAULTY = """

@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 from hallo3.bundles.convert import ConversionError, Sources, convert, published_sources
 from hallo3.bundles.layout import load_components, missing_parts, read_index
 from hallo3.errors import UserError
+from waiting import killed_beyond
 
 CHECKPOINT = GOLDEN / "dit" / "hallo3" / "1" / "mp_rank_00_model_states.pt"
 SIZES = {"speech_channels": 8, "speech_intermediate_dim": 8, "speech_tokens": 2, "speech_token_dim": 8}
@@ -480,14 +480,13 @@ def test_anonymous_memory_stays_below_one_and_a_half_shards(large_source, tmp_pa
 
 def test_a_killed_conversion_leaves_nothing_that_looks_complete(large_source, tmp_path):
     out = tmp_path / "b"
-    command = [sys.executable, "-c", CONVERT, str(large_source), str(out), "20MB"]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 600
-    while not list(tmp_path.glob(".b.partial/transformer/*.safetensors")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    # In the middle of its second shard: the first has less than 20 MB, the second, of one tensor, 77.
+    command = killed_beyond(30_000_000, "-c", CONVERT, str(large_source), str(out), "20MB")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    killed = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, timeout=600)
+    assert killed.returncode == -signal.SIGXFSZ
+    left = sorted(path.stat().st_size for path in tmp_path.glob(".b.partial/transformer/*.safetensors"))
+    assert len(left) > 1 and left[-1] == 30_000_000
     assert not out.exists()
     with pytest.raises(UserError):
         load_components(str(out), ["transformer"])

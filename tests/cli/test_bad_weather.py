@@ -16,6 +16,7 @@ import pytest
 import tiny
 from hallo3.media.credentials import read_credentials
 from hallo3.media.video import probe
+from waiting import held_while
 
 VAE = Path(__file__).parents[1] / "data" / "golden" / "vae" / "vae" / "3d-vae.pt"
 
@@ -329,11 +330,12 @@ def test_the_clock_jumps_meanwhile(place: Path, shifted: Path, tmp_path: Path, c
         "animate": [str(place / "portrait.png"), str(tmp_path / "s.wav"), "-o", str(out)],
         "batch": [str(tmp_path / "rows.jsonl"), "--out", str(tmp_path)],
     }[command]
-    more = ["--bundle", "bundle", "--no-face", "--steps", "40", "--json"]
+    more, brake = ["--bundle", "bundle", "--no-face", "--json"], tmp_path / "brake"
+    brake.touch()  # before the third of four clips, of two steps each, it waits for the jump
     where = {"LD_PRELOAD": str(shifted), "CLOCK_JUMP": str(jump), "XDG_CONFIG_HOME": str(tmp_path / "settings")}
     began = time.monotonic()
     run = subprocess.Popen(
-        [sys.executable, "-m", "hallo3", command, *given, *more],
+        held_while(brake, "-m", "hallo3", command, *given, *more, calls=4),
         cwd=place, env=os.environ | where, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert run.stdout is not None and run.stderr is not None
@@ -342,6 +344,7 @@ def test_the_clock_jumps_meanwhile(place: Path, shifted: Path, tmp_path: Path, c
         events.append(json.loads(line))
         if events[-1]["event"] == "clip" and not jump.exists():
             jump.write_text(str(seconds))
+            brake.unlink()
     assert run.wait(300) == 0, run.stderr.read()
     elapsed = time.monotonic() - began
     assert [event["event"] for event in events].count("clip") == 4 and events[-1]["event"] == "done"

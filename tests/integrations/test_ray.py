@@ -1,10 +1,10 @@
 """The server under Ray Serve: two replicas on this machine, with random weights."""
 
+import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hallo3.media.video import read_video
 from hallo3.serving.jobs import JobQueue
 from hallo3.serving.worker import Worker
 from hallo3.settings import Settings
+from waiting import until
 
 pytest.importorskip("ray.serve", reason="needs the extra `ray`")
 httpx = pytest.importorskip("httpx")
@@ -56,8 +57,8 @@ def client(process: Any, home: Path) -> Any:
     return httpx.Client(base_url=line.split()[3].rstrip(","), timeout=60, trust_env=False)
 
 
-def submit(client: Any, seed: int, steps: int, settings: str = WORDS) -> str:
-    files = {"portrait": picture(), "speech": sound()}
+def submit(client: Any, seed: int, steps: int, settings: str = WORDS, *, seconds: float = 0.6) -> str:
+    files = {"portrait": picture(), "speech": sound(seconds)}
     data = {"rights": "true", "prompt": "a woman talks", "settings": settings % (seed, steps)}
     answer = client.post("/v1/jobs", files=files, data=data)
     assert answer.status_code == 202, answer.text
@@ -73,22 +74,15 @@ def picture() -> bytes:
         return file.getvalue()
 
 
-def sound() -> bytes:
+def sound(seconds: float = 0.6) -> bytes:
     import io
     import wave
 
     with io.BytesIO() as file:
         with wave.open(file, "wb") as recording:
             recording.setparams((1, 2, 16_000, 0, "NONE", ""))
-            recording.writeframes((tiny.speech(0.6) * 32_000).astype("<i2").tobytes())
+            recording.writeframes((tiny.speech(seconds) * 32_000).astype("<i2").tobytes())
         return file.getvalue()
-
-
-def until(condition: Callable[[], Any], seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def state(client: Any, job: str) -> Any:
@@ -99,6 +93,12 @@ def unended(client: Any, job: str) -> Any:
     found = state(client, job)
     assert found["state"] in ("queued", "running"), found
     return found
+
+
+def events(client: Any, job: str) -> list[Any]:
+    """All of a job that has ended."""
+    lines = client.get(f"/v1/jobs/{job}/events").text.splitlines()
+    return [json.loads(line.removeprefix("data:")) for line in lines if line.startswith("data:")]
 
 
 def frames(client: Any, job: str, folder: Path) -> Any:
@@ -118,7 +118,7 @@ def test_nothing_listens_beyond_this_machine(process: Any, client: Any) -> None:
 
 
 def test_both_replicas_work_at_once_and_are_cancelled_within_a_step(client: Any, home: Path) -> None:
-    jobs = [submit(client, seed, 1000) for seed in (1, 2)]
+    jobs = [submit(client, seed, 1000, seconds=12) for seed in (1, 2)]  # minutes, which nobody waits for
     until(lambda: all((unended(client, job)["progress"] or {}).get("event") == "step" for job in jobs))
     for job in jobs:
         client.post(f"/v1/jobs/{job}/cancel")
@@ -151,11 +151,15 @@ def test_a_mistake_is_told_in_one_line(client: Any) -> None:
 
 def test_a_job_outlives_its_replica(process: Any, client: Any, tmp_path: Path) -> None:
     """Both replicas are killed in the middle of a job; it is made nevertheless, with the frames of another run."""
-    job = submit(client, 7, 300)
-    until(lambda: (state(client, job)["progress"] or {}).get("event") == "clip")
+    job = submit(client, 7, 300, seconds=1)
+    # One of the third clip's steps, of four clips: the first is on the disk, and the fourth has not begun.
+    until(lambda: (unended(client, job)["progress"] or {}).get("clip", 0) >= 2)
     replicas = [child for child in process.children(recursive=True) if "Renderer" in " ".join(child.cmdline())]
     assert len(replicas) == 2
     for replica in replicas:
         replica.kill()
-    again = submit(client, 7, 300)
+    again = submit(client, 7, 300, seconds=1)
     assert (frames(client, job, tmp_path) == frames(client, again, tmp_path)).all()
+    for name, begun in ((job, 2), (again, 1)):
+        starts = [event["done_already"] for event in events(client, name) if event["event"] == "start"]
+        assert len(starts) == begun and starts[0] == 0 and all(starts[1:]), "gone on with, not made anew"

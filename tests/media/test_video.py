@@ -20,6 +20,7 @@ from hallo3.media.progress import Written, read_written
 from hallo3.media.provenance import provenance_tags, read_provenance
 from hallo3.media.sound import speech_from_samples
 from hallo3.media.video import BeingWritten, VideoWriter, probe, read_video, stream_frames
+from waiting import killed_at
 
 WIDTH, HEIGHT = 64, 48
 CLIPS = [9, 12, 12, 5]
@@ -209,31 +210,31 @@ def test_a_resumed_run_gives_the_same_file(tmp_path, whole, clips, tail):
 
 
 def test_a_run_that_is_killed_again_and_again(tmp_path, whole):
-    """A real process, killed without warning while it writes; then another, until it is done."""
+    """A real process, killed without warning while it writes: when a clip is on the disk, and its state is not.
+
+    Then another, which is killed a clip later, and one that ends.
+    """
     script = tmp_path / "run.py"
     script.write_text(
         textwrap.dedent(
             """
             import os, sys
-            sys.path.insert(0, sys.argv[2])
+            sys.path[:0] = sys.argv[2:]
             import test_video as t
             with t.writer(sys.argv[1], resume=True) as target:
                 for clip in range(target.progress.clips, len(t.CLIPS)):
                     t.write(target, t.CLIPS[: clip + 1], clip)
-                    print(clip, flush=True)
                 target.finish()
             """
         )
     )
     path = tmp_path / "a.mp4"
-    command = [sys.executable, str(script), str(path), str(Path(__file__).parent)]
-    kills = 0
-    while not path.exists():
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
-            if run.stdout.readline() and kills < 2:
-                run.send_signal(signal.SIGKILL)
-                kills += 1
-    assert kills == 2
+    command = [str(script), str(path), *map(str, Path(__file__).parents[:2])]
+    killed = killed_at("os.rename", "*/a.mp4.part.state", 2, *command)
+    for clips in (1, 2):
+        assert subprocess.run(killed, timeout=120).returncode == -signal.SIGKILL
+        assert read_written(tmp_path / "a.mp4.part.state").clips == clips
+    subprocess.run([sys.executable, *command], check=True, timeout=120)
     assert path.read_bytes() == whole[0]
 
 

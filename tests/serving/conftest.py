@@ -12,11 +12,22 @@ import tiny
 from hallo3.animation import load
 from hallo3.serving.jobs import JobQueue, Limits
 from hallo3.serving.worker import Worker
+from waiting import Brake
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_bundle: Path) -> Any:
     return load(str(tiny_bundle), device="cpu")
+
+
+@pytest.fixture
+def brake(tiny_model: Any) -> Iterator[Brake]:
+    """Holds the denoiser of the server in this process."""
+    made = Brake()
+    hook = tiny_model.transformer.register_forward_pre_hook(made)
+    yield made
+    made.release()
+    hook.remove()
 
 
 @pytest.fixture(scope="session")
@@ -61,5 +72,5 @@ def serve(tmp_path: Path, tiny_bundle: Path, tiny_model: Any) -> Iterator[Callab
     for server, thread, client, jobs in running:
         client.close()
         server.should_exit = True
-        thread.join(60)
+        thread.join(180)
         jobs.close()

@@ -1,7 +1,8 @@
 """What is sent to the server, and waiting for what comes of it."""
 
-import time
 from typing import Any
+
+from waiting import PATIENCE, until
 
 SETTINGS = '{"no_face": true}'
 
@@ -12,12 +13,14 @@ def submission(sent: dict[str, bytes], **fields: str) -> dict[str, Any]:
     return {"files": files, "data": {"rights": "true", "settings": SETTINGS, **fields}}
 
 
-def wait_until(client: Any, job: str, *states: str, seconds: float = 120) -> dict[str, Any]:
+def wait_until(client: Any, job: str, *states: str, seconds: float = PATIENCE) -> dict[str, Any]:
     """Polls a job until it is in one of these states."""
-    deadline = time.monotonic() + seconds
-    while True:
+
+    def look() -> dict[str, Any] | None:
         found: dict[str, Any] = client.get(f"/v1/jobs/{job}").json()
         if found["state"] in states:
             return found
-        assert time.monotonic() < deadline and found["state"] in ("queued", "running"), found
-        time.sleep(0.05)
+        assert found["state"] in ("queued", "running"), found
+        return None
+
+    return until(look, seconds)

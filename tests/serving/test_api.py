@@ -14,6 +14,7 @@ from hallo3.media.credentials import read_credentials
 from hallo3.media.provenance import read_provenance
 from hallo3.media.video import probe
 from hallo3.serving.jobs import JobQueue, Limits
+from waiting import Brake, until
 
 FORM = "multipart/form-data; boundary=y"
 PART = b'--y\r\nContent-Disposition: form-data; name="speech"; filename="a.wav"\r\n\r\n'
@@ -66,20 +67,19 @@ def test_a_whole_job(serve: Callable[..., Any], sent: dict[str, bytes], tmp_path
     assert 'hallo3_requests_total{method="POST",status="202"} 1.0' in text
 
 
-def test_cancelling(serve: Callable[..., Any], sent: dict[str, bytes], tmp_path: Path) -> None:
+def test_cancelling(serve: Callable[..., Any], brake: Brake, sent: dict[str, bytes], tmp_path: Path) -> None:
     """A job that would take very long stops within a step, the one behind it is made; a waiting one goes at once."""
     client = serve()
+    brake.hold(lambda: brake.calls > 1)
     slow = client.post("/v1/jobs", **submission(sent, settings='{"no_face": true, "steps": 1000}')).json()["id"]
     waiting, last = (client.post("/v1/jobs", **submission(sent)).json()["id"] for _ in range(2))
     assert client.post(f"/v1/jobs/{waiting}/cancel").json()["state"] == "cancelled"
-    deadline = time.monotonic() + 60
-    while (client.get(f"/v1/jobs/{slow}").json()["progress"] or {}).get("event") != "step":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    steps = client.get(f"/v1/jobs/{slow}").json()["progress"]["step"]
+    until(lambda: (client.get(f"/v1/jobs/{slow}").json()["progress"] or {}).get("event") == "step")
     client.post(f"/v1/jobs/{slow}/cancel")
-    over = wait_until(client, slow, "cancelled", seconds=20)
-    assert over["progress"]["clip"] == 0 and over["progress"]["step"] < steps + 400
+    brake.release()
+    over = wait_until(client, slow, "cancelled")
+    assert over["progress"]["clip"] == over["progress"]["step"] == 0
+    assert brake.calls == 2, "the step in hand was the last"
     assert read_events(client, slow)[-1][1] == {"event": "cancelled"}
     assert client.get(f"/v1/jobs/{slow}/result").status_code == 409
     assert not list((tmp_path / "data" / "jobs" / slow).iterdir())
@@ -200,19 +200,24 @@ def test_without_a_token_pages_of_others_cannot_ask(serve: Callable[..., Any], s
     assert client.post("/v1/jobs", headers={"Origin": same}, **submission(sent)).status_code == 202
 
 
-def test_results_expire(serve: Callable[..., Any], sent: dict[str, bytes], tmp_path: Path) -> None:
-    client = serve(keep_seconds=8.0)
+def test_results_expire(
+    serve: Callable[..., Any], sent: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that stands still but where it is put on: not before the hour is over, and the file a minute later."""
+    monkeypatch.setattr("hallo3.serving.worker.SECONDS_BETWEEN_TIDYING", 0.05)
+    began, passed = time.time(), [0.0]
+    monkeypatch.setattr("hallo3.serving.store.time.time", lambda: began + passed[0])
+    client = serve(keep_seconds=3600.0)
     job = client.post("/v1/jobs", **submission(sent)).json()["id"]
     wait_until(client, job, "done")
-    assert client.get(f"/v1/jobs/{job}/result").status_code == 200
-    deadline = time.monotonic() + 60
-    while client.get(f"/v1/jobs/{job}").status_code == 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    for passed[0] in (0, 3599):
+        assert client.get(f"/v1/jobs/{job}/result").status_code == 200
+    passed[0] = 3601
+    assert client.get(f"/v1/jobs/{job}").status_code == 404
     refused(client.get(f"/v1/jobs/{job}/result"), 404)
-    while 'hallo3_jobs{state="done"} 1.0' in client.get("/metrics").text:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    assert (tmp_path / "data" / "jobs" / job / "result.mp4").exists(), "who is just fetching it gets it"
+    passed[0] = 3661
+    until(lambda: 'hallo3_jobs{state="done"} 1.0' not in client.get("/metrics").text)
     assert not (tmp_path / "data" / "jobs" / job).exists()
 
 

@@ -8,7 +8,6 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from hallo3.serving.jobs import Busy, JobQueue, Limits, UnknownJob, shown_name
 from hallo3.serving.store import LEASE, MAX_CLAIMS, Job
 from hallo3.serving.worker import Worker
 from hallo3.settings import Settings
+from waiting import until
 
 
 def open_queue(folder: Path, bundle: Path, **limits: Any) -> JobQueue:
@@ -31,13 +31,6 @@ def open_queue(folder: Path, bundle: Path, **limits: Any) -> JobQueue:
 def submit(jobs: JobQueue, sent: dict[str, bytes], **settings: Any) -> Job:
     wanted = Settings(no_face=True, **settings)
     return jobs.submit(io.BytesIO(sent["portrait"]), io.BytesIO(sent["speech"]), wanted, rights=True)
-
-
-def until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 class Died(BaseException):
@@ -169,10 +162,7 @@ def test_two_workers_share_a_folder(tmp_path: Path, tiny_bundle: Path, tiny_mode
     made = [submit(queues[0], sent, seed=seed).id for seed in range(4)]
     for worker in workers:
         worker.start()
-    deadline = time.monotonic() + 120
-    while len(ended) < 4:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: len(ended) == 4)
     for worker in workers:
         worker.stop()
         assert not worker.is_working
@@ -185,9 +175,8 @@ def test_stopping_gives_the_job_back(
     jobs = open_queue(tmp_path, tiny_bundle)
     job, worker = submit(jobs, sent, steps=1000), Worker(jobs, tiny_model)
     worker.start()
-    while jobs.get(job.id).state != "running" or (jobs.get(job.id).progress or {}).get("event") != "step":
-        time.sleep(0.02)
-    worker.stop(60)
+    until(lambda: (jobs.get(job.id).progress or {}).get("event") == "step")
+    worker.stop(180)
     assert not worker.is_working and jobs.get(job.id).state == "queued"
 
 
@@ -207,8 +196,8 @@ def test_a_full_disk_is_waited_out(
     monkeypatch.setattr(os, "fsync", fsync_on_a_full_disk)
     worker = Worker(jobs, tiny_model)
     worker.start()
-    until(lambda: jobs.get(job.id).error is not None)
-    given_back = jobs.get(job.id)
+    # The one that is seen: it is tried again soon, and then has no error for a while.
+    given_back = until(lambda: seen if (seen := jobs.get(job.id)).error else None)
     assert given_back.state in ("queued", "running") and "disk is full" in (given_back.error or "")
     assert "--resume" not in (given_back.error or "") and jobs.partial(job.id) is not None
     room.set()
@@ -230,8 +219,8 @@ def test_a_worker_outlives_a_table_that_refuses(
     table = jobs.store._connection
     jobs.store.claim("a")
     table.execute("UPDATE jobs SET lease = 0")
+    table.execute("PRAGMA query_only = 1")
     with worker_of._Hearing(jobs, job, "a", threading.Event()):
-        table.execute("PRAGMA query_only = 1")
         until(lambda: "can't say now" in caplog.text)
         assert table.execute("SELECT lease FROM jobs").fetchone()[0] == 0
         table.execute("PRAGMA query_only = 0")

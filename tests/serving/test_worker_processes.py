@@ -5,8 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +17,9 @@ from hallo3.serving import processes
 from hallo3.serving.jobs import JobQueue, Limits
 from hallo3.serving.processes import WorkerProcess
 from hallo3.settings import Settings
+from waiting import children, lives, until
 
 HOW = {"device": "cpu"}
-
-
-def until(condition: Callable[[], bool], seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.slow
@@ -56,7 +48,7 @@ def test_two_of_which_one_is_killed(
         until(lambda: all(worker.is_working for worker in workers))  # the killed one again, too
     finally:
         for worker in workers:
-            worker.stop(60)
+            worker.stop(180)
     assert not any(worker.is_working for worker in workers)
     assert sorted(ended) == sorted(made), "each once"
     events = {name: [event["event"] for _, event in jobs.events(name)] for name in made}
@@ -72,12 +64,6 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no-such-bundle"):
         worker.open()
     assert not worker.is_working
-
-
-def children(process: subprocess.Popen[str]) -> list[Path]:
-    """The processes that it started, as folders that are there while they live."""
-    lists = Path(f"/proc/{process.pid}/task").glob("*/children")
-    return [Path("/proc", name) for one in lists for name in one.read_text().split()]
 
 
 @pytest.mark.slow
@@ -98,12 +84,13 @@ def test_a_server_of_two_devices(tmp_path: Path, tiny_bundle: Path, sent: dict[s
             wait_until(client, name, "done", seconds=300)
         assert client.get("/health").status_code == 200
         until(lambda: 'hallo3_jobs_ended_total{state="done"} 4.0' in client.get("/metrics").text)
-        found = children(process)
-        assert len(found) >= 2
+        found = children(process.pid)
+        started = [child for child in found if "spawn_main" in Path("/proc", str(child), "cmdline").read_text()]
+        assert len(started) == 2, "one for each device; what else it starts keeps its books"
     finally:
         process.kill()
         process.communicate()
-    until(lambda: not any(child.exists() for child in found), 60)
+    until(lambda: not any(map(lives, found)))
 
 
 @pytest.mark.slow
@@ -113,6 +100,6 @@ def test_no_process_is_left_by_one_that_stops(tmp_path: Path, tiny_bundle: Path,
     worker.start()
     assert worker.is_working
     pid = worker._process.pid
-    worker.stop(60)
+    worker.stop(180)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)

@@ -3,13 +3,15 @@
 import shutil
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from web_help import patient_page
 
 import tiny
 from hallo3.animation import load
@@ -17,8 +19,7 @@ from hallo3.runtime.forecast import Forecaster
 from hallo3.serving.jobs import JobQueue, Limits
 from hallo3.serving.store import Job
 from hallo3.serving.worker import Worker
-
-PATIENCE = 180_000  # ms: a page in a browser beside other tests
+from waiting import PATIENCE, Brake
 
 
 @dataclass(frozen=True)
@@ -35,30 +36,37 @@ class Site:
         return [job for job in map(self.answers.jobs.store.get, names) if job is not None]
 
 
+Serving = Callable[..., AbstractContextManager[Site]]
+
+
 @pytest.fixture(scope="session")
 def web_model(tiny_bundle: Path) -> Any:
     return load(str(tiny_bundle), device="cpu")
 
 
 @pytest.fixture(scope="session")
-def start(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path, web_model: Any) -> Iterator[Callable[..., Site]]:
-    """Gives a function that starts a page; they share the folder of uploads, as Gradio knows one a process."""
+def serving(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path, web_model: Any) -> Iterator[Serving]:
+    """Gives a context manager of a page that runs; they share the folder of uploads, as Gradio knows one a process.
+
+    None of them tidies unasked: it would delete what another's visits use.
+    """
     for name in ("gradio", "uvicorn"):
         pytest.importorskip(name, reason="needs the extra `web`")
     import uvicorn
 
+    from hallo3.web import app as web_app
     from hallo3.web import settle_gradio
     from hallo3.web.answers import Answers
     from hallo3.web.app import PageServer, create_app
     from hallo3.web.visits import Visits
 
-    folder = tmp_path_factory.mktemp("web")
+    folder, numbers = tmp_path_factory.mktemp("web"), count()
     settle_gradio(folder)
-    running: list[tuple[uvicorn.Server, threading.Thread, JobQueue]] = []
 
-    def run(*, token: str | None = None, **limits: Any) -> Site:
+    @contextmanager
+    def serve(*, token: str | None = None, **limits: Any) -> Iterator[Site]:
         kept = Limits(**{"per_minute": 10_000, **limits})
-        jobs = JobQueue(folder / f"jobs-{len(running)}", kept, common={"bundle": str(tiny_bundle)})
+        jobs = JobQueue(folder / f"jobs-{next(numbers)}", kept, common={"bundle": str(tiny_bundle)})
         answers = Answers(
             Visits(jobs, folder / "uploads", keep_seconds=3600.0), web_model, Forecaster(str(tiny_bundle), web_model)
         )
@@ -69,51 +77,47 @@ def start(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path, web_model
         server = PageServer(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
-        running.append((server, thread, jobs))
-        return Site(f"http://127.0.0.1:{port}/", answers, folder)
+        try:
+            yield Site(f"http://127.0.0.1:{port}/", answers, folder)
+        finally:
+            server.should_exit = True
+            thread.join(PATIENCE)
+            jobs.close()
 
-    yield run
-    for server, thread, jobs in running:
-        server.should_exit = True
-        thread.join(60)
-        jobs.close()
-
-
-@pytest.fixture(scope="session")
-def site(start: Callable[..., Site]) -> Site:
-    """One page for all tests that leave it as it was. Small limits, so that they can be reached."""
-    return start(upload_bytes=300_000, seconds=3.0)
-
-
-class Brake:
-    """Holds a site's denoiser between two steps, so that its page can be looked at meanwhile. calls: of it."""
-
-    def __init__(self, site: Site) -> None:
-        self._site, self._when, self.calls = site, _never, 0
-
-    def hold(self, when: Callable[[Job], bool]) -> None:
-        """Steps wait while this is so of a running job."""
-        self._when = when
-
-    def release(self) -> None:
-        """Steps go on."""
-        self._when = _never
-
-    def __call__(self, *_: object) -> None:
-        self.calls += 1
-        deadline = time.monotonic() + PATIENCE / 1000
-        while any(self._when(job) for job in self._site.every_job() if job.state == "running"):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-
-def _never(_: Job) -> bool:
-    return False
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(web_app, "SECONDS_BETWEEN_TIDYING", 1e9)
+        yield serve
 
 
 @pytest.fixture
-def brake(site: Site, web_model: Any) -> Iterator[Brake]:
-    made = Brake(site)
+def start(serving: Serving) -> Iterator[Callable[..., Site]]:
+    """Gives a function that starts a page for this test."""
+    with ExitStack() as running:
+        yield lambda **options: running.enter_context(serving(**options))
+
+
+@pytest.fixture(scope="session")
+def site(serving: Serving) -> Iterator[Site]:
+    """One page for all tests that leave it as it was. Small limits, so that they can be reached."""
+    with serving(upload_bytes=300_000, seconds=3.0) as running:
+        yield running
+
+
+class SiteBrake(Brake):
+    """Holds a site's denoiser between two steps, so that its page can be looked at meanwhile."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self._site = site
+
+    def hold_while(self, when: Callable[[Job], bool] = lambda job: True) -> None:
+        """Steps wait while this is so of a running job."""
+        self.hold(lambda: any(when(job) for job in self._site.every_job() if job.state == "running"))
+
+
+@pytest.fixture
+def brake(site: Site, web_model: Any) -> Iterator[SiteBrake]:
+    made = SiteBrake(site)
     hook = web_model.transformer.register_forward_pre_hook(made)
     yield made
     made.release()
@@ -140,16 +144,14 @@ def visit(chromium: Any) -> Iterator[Callable[..., Any]]:
     opened: list[tuple[Any, list[str]]] = []
 
     def go(url: str, **options: Any) -> Any:
-        context = chromium.new_context(**options)
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE)
+        page = patient_page(chromium, **options)
         elsewhere: list[str] = []
         page.on("request", lambda r: r.url.startswith((url, "data:", "blob:")) or elsewhere.append(r.url))
         page.on("pageerror", lambda error: elsewhere.append(str(error)))
         page.goto(url)
         page.wait_for_selector("#animate")
         page.wait_for_selector("#stage .note, #stage video, #stage .problem")  # it has asked how it stands
-        opened.append((context, elsewhere))
+        opened.append((page.context, elsewhere))
         return page
 
     yield go

@@ -3,7 +3,6 @@
 import gc
 import shlex
 import threading
-import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,6 +23,7 @@ from hallo3.web import shown
 from hallo3.web.answers import Answers, settings_of
 from hallo3.web.samples import find_samples
 from hallo3.web.visits import MOST, MOST_UPLOADS, Visits
+from waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +104,7 @@ def test_two_windows_of_one_visit_begin_one_video(answers: Answers, sent: dict[s
     with decoding, decoding:  # where whoever has come first waits
         for window in windows:
             window.start()
-        while not ended and len(list(places.iterdir())) < 2:
-            time.sleep(0.01)
+        until(lambda: ended or len(list(places.iterdir())) == 2)
     for window in windows:
         window.join()
     assert len(visit.jobs) == len(list(places.iterdir())) == 1

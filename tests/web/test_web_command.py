@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from web_help import give, press_until
+from web_help import give, patient_page, press_until
 
 from hallo3.cli import main
 from hallo3.media.credentials import LOCAL_FILE, read_credentials
@@ -23,6 +23,7 @@ from hallo3.media.provenance import read_provenance
 from hallo3.media.video import probe
 from hallo3.serving.listening import listen
 from hallo3.web.samples import find_samples
+from waiting import PATIENCE
 
 Started = tuple[subprocess.Popen[str], str]
 
@@ -91,7 +92,7 @@ def test_the_embedded_bundle_by_keyboard(
     assert signed is not None and record is not None and record["watermark"] and record["bundle"] == "embedded"
     assert list((tmp_path / "temporary").glob("hallo3-web-*"))
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and "Traceback" not in said and said.count("\n") == 2
     assert "without a token" in said and "Ctrl-C" in said
     assert not list((tmp_path / "temporary").iterdir()) and not list((tmp_path / "here").iterdir())
@@ -152,8 +153,7 @@ def test_no_secret_is_written_anywhere(
 ) -> None:
     """A whole visit: neither token, wrong or right, nor the visit's name nor the private key is said or kept."""
     process, url = start_command("--bundle", str(tiny_bundle), "--token", "s3cret-of-the-page")
-    page = chromium.new_context().new_page()
-    page.set_default_timeout(120_000)
+    page = patient_page(chromium)
     page.goto(url)
     for given in ("s3cret-of-somebody-else", "s3cret-of-the-page"):
         page.get_by_label("Token").fill(given)
@@ -169,7 +169,7 @@ def test_no_secret_is_written_anywhere(
     page.context.close()
     kept = b"".join(file.read_bytes() for file in (tmp_path / "temporary").rglob("*") if file.is_file())
     process.send_signal(signal.SIGTERM)
-    said = "".join(process.communicate(timeout=60)).encode()
+    said = "".join(process.communicate(timeout=PATIENCE)).encode()
     (own,) = (settings_folder() / LOCAL_FILE).read_bytes().split(b"PRIVATE KEY-----\n")[1::2]  # what signed the result
     for secret in (b"s3cret-of", b"PRIVATE KEY", own.splitlines()[0], cookie["value"].encode()):
         assert secret not in said + kept + got + shown
@@ -186,7 +186,7 @@ def test_what_is_exposed(
 ) -> None:
     """Beyond this machine: a token at the entrance, and a word about who can do what."""
     process, url = start_command("--bundle", str(tiny_bundle), "--host", "0.0.0.0", "--token", "s3cret")
-    page = chromium.new_page()
+    page = patient_page(chromium)
     page.goto(url)
     page.get_by_label("Token").fill("wrong")
     page.keyboard.press("Enter")
@@ -194,13 +194,13 @@ def test_what_is_exposed(
     page.get_by_label("Token").fill("s3cret")
     page.keyboard.press("Enter")
     page.wait_for_selector("#animate")
-    page.close()
+    page.context.close()
     port = url.rsplit(":", 1)[1].strip("/")
     assert main(["web", "--port", port]) == 2
     said = capsys.readouterr().err
     assert "can't listen" in said and said.count("\n") == 1
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE)
     assert "whoever reaches this machine" in said and "not encrypted" in said and "s3cret" not in said
 
 
@@ -226,7 +226,7 @@ def test_nothing_is_left_however_it_ends(
     assert len(list((tmp_path / "temporary").glob("hallo3-web-*"))) == 2, "the other's is in use"
     for process, number in ((first, signal.SIGTERM), (second, signal.SIGHUP)):
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE)
         assert process.returncode == -signal.SIGTERM and "Traceback" not in said
     assert not list((tmp_path / "temporary").iterdir())
 

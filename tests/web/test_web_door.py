@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from waiting import until
+
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("gradio", reason="needs the extra `web`")
 
@@ -161,7 +163,7 @@ def test_headers_and_other_sites(client: Any, site: Any) -> None:
 
 def test_limits_of_what_is_sent(client: Any, site: Any, start: Callable[..., Any], sent: dict[str, Path]) -> None:
     """Nothing larger than the limit is kept, whether its length is said or not; nor more than there is room for."""
-    before = sorted(path for path in (site.folder / "uploads").rglob("*") if path.stat().st_size > 300_000)
+    before = set((site.folder / "uploads").rglob("*"))
     large = {"files": ("large.wav", bytes(2_000_000))}
     answer = client.post("/gradio_api/upload", files=large)
     assert answer.status_code == 413 and "0.3 MB" in answer.text
@@ -170,8 +172,8 @@ def test_limits_of_what_is_sent(client: Any, site: Any, start: Callable[..., Any
     unsaid = client.post("/gradio_api/upload", content=iter([part, *[bytes(100_000)] * 20]), headers=form)
     assert unsaid.status_code == 413
     assert client.post("/gradio_api/run/predict", content=b" " * 1_100_000).status_code == 413
-    after = sorted(path for path in (site.folder / "uploads").rglob("*") if path.stat().st_size > 300_000)
-    assert all(path.suffix != ".wav" for path in set(after) - set(before))
+    kept = set((site.folder / "uploads").rglob("*")) - before
+    assert not [path for path in kept if path.is_file() and path.stat().st_size > 300_000]
     full = start(stored_bytes=1)
     with httpx.Client(base_url=full.url, timeout=60, trust_env=False) as other:
         other.get("/")
@@ -202,7 +204,7 @@ def test_an_upload_that_the_disk_has_no_room_for(
         os.utime(left, (time.time() - 3600,) * 2)
     site.answers.visits.tidy()
     kept = {path for path in (site.folder / "uploads").rglob("*") if path.is_file()}
-    assert kept <= set(files), "what other tests sent may go meanwhile"
+    assert kept <= set(files), "what other tests sent may be old enough to go, too"
     assert upload(client, large).status_code == 200
 
 
@@ -244,14 +246,13 @@ def test_a_video_that_grows(
     client: Any, site: Any, brake: Any, sent: dict[str, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """What is asked for is sent, in ranges too, however long the file has become."""
-    brake.hold(lambda job: site.answers.live(job) is not None)
+    brake.hold_while(lambda job: site.answers.live(job) is not None)
     name = submit(client, site, sent)
-    while (made := site.answers.live(site.answers.jobs.get(name))) is None:
-        time.sleep(0.05)
+    made = until(lambda: site.answers.live(site.answers.jobs.get(name)))
     whole = site.answers.jobs.partial(name).read_bytes()
     assert len(whole) >= made.size > 100
-    for until, most in ((100, 100), (0, 0), (-5, 0)):
-        answer = client.get(f"/videos/{name}?until={until}")
+    for asked, most in ((100, 100), (0, 0), (-5, 0)):
+        answer = client.get(f"/videos/{name}?until={asked}")
         assert (answer.status_code, answer.content) == (200, whole[:most])
     answer = client.get(f"/videos/{name}?until={10**12}")  # a clip may still be written behind the one that waits
     assert answer.status_code == 200 and answer.content.startswith(whole)
@@ -260,14 +261,16 @@ def test_a_video_that_grows(
     assert (part.status_code, part.content) == (206, whole[90:100])
     assert client.get(f"/videos/{name}?until=0", headers={"Range": "bytes=0-"}).status_code == 416
     brake.release()
-    while not site.answers.jobs.get(name).is_over:
-        time.sleep(0.05)
+    until(lambda: site.answers.jobs.get(name).is_over)
     assert client.get(f"/videos/{name}").content == site.answers.jobs.result(name).read_bytes()
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_visit_ends(start: Callable[..., Any], sent: dict[str, Path], tmp_path: Path) -> None:
+def test_a_visit_ends(
+    start: Callable[..., Any], sent: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Some time after the last sign of life its jobs, results and uploads are gone, the page's own samples are not."""
+    monkeypatch.setattr("hallo3.web.app.SECONDS_BETWEEN_TIDYING", 0.05)
     site = start()
     visits = site.answers.visits
     samples = {path for path in (site.folder / "uploads").rglob("*") if path.suffix == ".jpg"}
@@ -276,16 +279,17 @@ def test_a_visit_ends(start: Callable[..., Any], sent: dict[str, Path], tmp_path
     mine = {name: site.folder / "uploads" / "mine" / name for name in ("anna.png", "hello.wav")}
     for path, source in zip(mine.values(), sent.values(), strict=True):
         path.write_bytes(source.read_bytes())
-        os.utime(path, (time.time() - 3600,) * 2)
     form = {"no_face": True, "steps": "1000"}
     files = [{"path": str(path), "orig_name": path.name} for path in mine.values()]
     job = site.answers.begin(visit, *files, form, rights=True, client="me")
+    for path in mine.values():
+        os.utime(path, (time.time() - 3600,) * 2)
+    visits.tidy()
     assert visits.get(visit.name) is visit and visits.jobs_of(visit)[0].id == job.id
+    assert all(path.exists() for path in mine.values()), "they are in use"
     visits.keep_seconds = 0.0
-    deadline = time.monotonic() + 120
-    while (site.answers.jobs.folder / "jobs" / job.id).exists() or any(path.exists() for path in mine.values()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    places = [site.answers.jobs.folder / "jobs" / job.id, *mine.values()]
+    until(lambda: not any(place.exists() for place in places))
     assert visits.get(visit.name) is None and site.answers.jobs.store.get(job.id) is None
     assert samples and all(path.exists() for path in samples)
 
@@ -302,31 +306,33 @@ def test_tidying_outlives_a_failure(
     place, table = site.answers.jobs.folder / "jobs" / name, site.answers.jobs.store._connection
     table.execute("PRAGMA query_only = 1")
     site.answers.visits.keep_seconds = 0.0
-    while "tidying" not in caplog.text:
-        time.sleep(0.05)
+    until(lambda: "tidying" in caplog.text)
     assert place.exists()
     table.execute("PRAGMA query_only = 0")
-    while place.exists():
-        time.sleep(0.05)
+    until(lambda: not place.exists())
 
 
 @pytest.mark.parametrize("act", ["stored", "tidy"])
-@pytest.mark.parametrize("looks", [0, 1])
+@pytest.mark.parametrize("moment", ["before", "after"])
 def test_an_upload_that_is_just_being_moved(
-    site: Any, sent: dict[str, Path], monkeypatch: pytest.MonkeyPatch, act: str, *, looks: int
+    site: Any, sent: dict[str, Path], monkeypatch: pytest.MonkeyPatch, act: str, moment: str
 ) -> None:
-    """Gone before the first look at it, or between two: neither counting nor tidying minds."""
-    moved, real, left = site.folder / "uploads" / "moved.png", Path.stat, [looks]
+    """Gone just before it is looked at, or just after: neither counting nor tidying minds."""
+    moved, real, gone = site.folder / "uploads" / "moved.png", Path.stat, list[str]()
     moved.write_bytes(sent["portrait"].read_bytes())
     os.utime(moved, (time.time() - 3600,) * 2)
 
     def look(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
-        if path == moved and not left[0]:
+        if path == moved and moment == "before":
+            gone.append(act)
             moved.unlink(missing_ok=True)
-        left[0] -= path == moved
-        return real(path, follow_symlinks=follow_symlinks)
+        found = real(path, follow_symlinks=follow_symlinks)
+        if path == moved and moment == "after":
+            gone.append(act)
+            moved.unlink()
+        return found
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "stat", look)
         getattr(site.answers.visits, act)()
-    moved.unlink(missing_ok=True)
+    assert gone == [act] and not moved.exists()

@@ -3,6 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+from waiting import PATIENCE
+
+
+def patient_page(browser: Any, **options: Any) -> Any:
+    """A page of a new visitor, who waits as long as a busy machine takes; for files that are asked for, too."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(1000 * PATIENCE)
+    return context.new_page()
+
 
 def press_until(page: Any, place: str, key: str, most: int = 60) -> None:
     """Goes on with Tab until something that is, or is inside, `place` has the focus, then presses a key there."""
