@@ -40,7 +40,8 @@ class Bench:
     device, dtype, processor, threads: where. width, height, frames_a_clip, quality, steps, branches: of what.
     evaluations: of the denoiser in a clip, each of one guidance branch. step_operations: of one of them. stages: in
     their order, the loading of the bundle first. first_clip: seconds from the start of an animation with a loaded
-    bundle until its first clip is encoded.
+    bundle until its first clip is encoded. device_memory: the most bytes of a GPU's memory that were taken; None on
+    other devices.
     """
 
     bundle: str
@@ -59,6 +60,7 @@ class Bench:
     step_operations: int
     stages: tuple[Stage, ...]
     first_clip: float
+    device_memory: int | None
 
     @property
     def clip_seconds(self) -> float:
@@ -140,6 +142,7 @@ def bench(
         step_operations=_operations(pipeline),
         stages=stages,
         first_clip=median(first_clips),
+        device_memory=_most_memory(pipeline),
     )
 
 
@@ -211,6 +214,13 @@ def _wait(pipeline: "Hallo3Pipeline") -> None:
     from .runtime.measured import wait_for
 
     wait_for(pipeline._execution_device)
+
+
+def _most_memory(pipeline: "Hallo3Pipeline") -> int | None:
+    import torch
+
+    device = pipeline._execution_device
+    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
 
 
 def _machine(pipeline: "Hallo3Pipeline") -> dict[str, Any]:

@@ -87,6 +87,8 @@ def _show(found: "Bench") -> None:
     console.print(f"{size}: {found.operations_per_second / 1e9:,.0f} GFLOP a second in the denoiser")
     console.print(f"{found.frames_per_second:.1f} frames a second; {found.fps} are real time")
     share = f"{found.first_clip_share:.2f} × its denoising and decoding"
+    if found.device_memory is not None:
+        console.print(f"{found.device_memory / 1e9:.1f} GB of the device's memory at most")
     console.print(f"first clip after {found.first_clip:.2f} s with a loaded bundle: {share}")
     for seconds in SPEECH:
         console.print(f"{seconds:g} s of speech: {found.seconds_for(seconds):.1f} s")
