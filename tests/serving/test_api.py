@@ -215,6 +215,7 @@ def test_results_expire(
     passed[0] = 3601
     assert client.get(f"/v1/jobs/{job}").status_code == 404
     refused(client.get(f"/v1/jobs/{job}/result"), 404)
+    JobQueue(tmp_path / "data", Limits(keep_seconds=3600.0)).tidy()
     assert (tmp_path / "data" / "jobs" / job / "result.mp4").exists(), "who is just fetching it gets it"
     passed[0] = 3661
     until(lambda: 'hallo3_jobs{state="done"} 1.0' not in client.get("/metrics").text)
