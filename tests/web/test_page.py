@@ -199,9 +199,18 @@ def asked_to(site: Any, job: Any) -> str:
 
 
 def type_into(page: Any, place: str, words: str) -> None:
-    """Goes to a field by keyboard, and types in place of what stands there."""
-    press_until(page, place, "Control+a")
-    page.keyboard.type(words)
+    """Goes to a field by keyboard, and types in place of what stands there.
+
+    A field of a part that has just been opened may be drawn again, and what was typed within that blink is lost.
+    """
+
+    def typed() -> bool:
+        press_until(page, place, "Control+a")
+        page.keyboard.type(words)
+        page.wait_for_timeout(200)
+        return bool(page.locator(f"{place} input, {place} textarea").input_value() == words)
+
+    until(typed)
 
 
 def test_by_keyboard_alone(site: Any, brake: Any, visit: Visit, sent: dict[str, Path]) -> None:
