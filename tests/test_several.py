@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -210,9 +211,14 @@ def test_a_sequence_split_by_the_command(inputs: Path, tiny_bundle: Path, tmp_pa
     scales = ["--speech-scale", "1", "--text-scale", "1", "--reference-scale", "1"]
     words = ["portrait.png", "speech.wav", "--bundle", str(tiny_bundle), "--no-face", "--steps", "4", "--json", *scales]
     assert ended(launch(1, inputs, *words, "-o", str(tmp_path / "alone.mp4"))) == (0, "")
-    process = launch(2, inputs, *words, "-o", str(tmp_path / "shared.mp4"))
-    output, errors = process.communicate(timeout=900)
-    assert (process.returncode, ours(errors)) == (0, "")
+    for last in (False, True):
+        process = launch(2, inputs, *words, "--overwrite", "-o", str(tmp_path / "shared.mp4"))
+        output, errors = process.communicate(timeout=900)
+        if process.returncode == 0 or ours(errors) or last:
+            break
+        # Once in some twenty runs torchrun ended with 1 and no word of ours, why is not known: what it says is shown.
+        warnings.warn(f"torchrun failed: {errors}", stacklevel=1)
+    assert (process.returncode, ours(errors)) == (0, ""), errors
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.mp4", "shared.mp4"]
     alone, shared = (read_video(tmp_path / f"{name}.mp4").frames for name in ("alone", "shared"))
     assert shared.shape == alone.shape
