@@ -21,6 +21,7 @@ from torch import Tensor
 from hallo3.bundles.names import denoiser_config_from_state, denoiser_key_map
 from hallo3.conditions.speech import num_clips, num_video_frames
 from hallo3.errors import UserError
+from hallo3.networks import products
 from hallo3.networks.conditions import DenoiserConditions
 from hallo3.networks.denoiser import Hallo3Transformer3DModel
 from hallo3.runtime.devices import choose_device, device_name
@@ -68,6 +69,7 @@ class Contest:
             "published": lambda: self.published(latents, timestep, text, speech, face.expand(2, -1), both),
             "exact": self._prepared(False, False),
             "exact, in turn": self._in_turn(),
+            "exact, by MKL alone": self._by_mkl(),
             "folded face": self._prepared(True, False),
             "folded face and speech": self._prepared(True, True),
         }
@@ -87,6 +89,19 @@ class Contest:
         def step() -> Tensor:
             self.ours.fold_outputs(face=fold_face, speech=fold_speech)
             return self.ours(latents, timestep, text, conditions=conditions)
+
+        return step
+
+    def _by_mkl(self) -> Step:
+        """Linear layers as PyTorch computes them, where ours go to oneDNN."""
+        plain = self._prepared(False, False)
+
+        def step() -> Tensor:
+            rule, products.onednn_is_faster = products.onednn_is_faster, lambda: False
+            try:
+                return plain()
+            finally:
+                products.onednn_is_faster = rule
 
         return step
 

@@ -28,9 +28,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     plain = (
         type(weight) in (Tensor, nn.Parameter) and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
     )
-    if torch.compiler.is_compiling() or not plain or torch.is_grad_enabled() or x.numel() < ROWS * columns:
-        return F.linear(x, weight, bias)
-    if not onednn_is_faster():
+    suits = plain and not torch.is_grad_enabled() and x.numel() >= ROWS * columns
+    if torch.compiler.is_compiling() or not suits or not onednn_is_faster():
         return F.linear(x, weight, bias)
     # As a convolution of one point over a picture of one row, channels last: nothing is moved.
     picture = x.reshape(1, 1, -1, columns).permute(0, 3, 1, 2)
